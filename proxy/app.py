@@ -1,0 +1,191 @@
+"""The composition root: builds every concrete thing, wires it, opens it and closes it."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from proxy import __version__, catalogue, ids
+from proxy.auth import Authenticator
+from proxy.clock import Clock, SystemClock
+from proxy.errors import ConfigurationError
+from proxy.filelinks import FileLinks
+from proxy.health import Health
+from proxy.metrics import Metrics
+from proxy.middleware import Caught, Guarded, Recorded
+from proxy.pipeline import Fill, Pipeline
+from proxy.render import Renderer
+from proxy.routes import Endpoint, Files, ImagesApi, MetricsPage, other_routes
+from proxy.settings import Settings
+from proxy.singleflight import Flights
+from proxy.store import Store
+from proxy.stores.secret import secret as cache_secret
+from proxy.upstream import Upstreams, Wire
+from proxy.validation import Validator
+
+logger = logging.getLogger("imagegate")
+
+CHECKERS = 2
+"""Replies parsed at once: each has its megabytes mapped while it is."""
+EXPOSED_HEADERS = (
+    *("age", "cache-status", "server-timing", "x-request-id", "x-imagegate-cache", "x-imagegate-cache-key"),
+    *("x-imagegate-cost-usd", "x-imagegate-saved-usd", "x-imagegate-adjusted", "x-imagegate-upstream-request-id"),
+)
+
+
+@dataclass(slots=True)
+class App:
+    """imagegate as an ASGI application; opened and closed by the lifespan protocol."""
+
+    settings: Settings
+    asgi: ASGIApp
+    recorded: Recorded
+    metrics_asgi: ASGIApp
+    """The same metrics page, for a listener of its own (`metrics.listen`)."""
+    pipeline: Pipeline
+    store: Store
+    flights: Flights[Fill]
+    health: Health
+    metrics: Metrics
+    checkers: ThreadPoolExecutor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await self.asgi(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self.open()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def open(self) -> None:
+        await self.store.start()
+
+    async def close(self, drain_seconds: float | None = None) -> int:
+        """Lets the flights land, then closes the store; how many flights had not landed in time."""
+        limit = self.settings.server.drain_seconds if drain_seconds is None else drain_seconds
+        self.health.draining = True
+        lost = await self.flights.drain(limit)
+        if lost:
+            logger.error("flights were still in the air at the end of server.drain_seconds", extra={"count": lost})
+        await self.store.close()
+        self.checkers.shutdown(wait=False)
+        return lost
+
+    def reload(self, settings: Settings) -> None:
+        """New rules, aliases, catalogue and prices (SIGHUP). Raises ConfigurationError and keeps the old."""
+        try:
+            validator = Validator(catalogue.load(settings.rules.catalogue), settings.rules)
+        except ConfigurationError:
+            self.metrics.reloaded(ok=False)
+            raise
+        self.pipeline.validator = validator
+        self.metrics.reloaded(ok=True)
+
+
+def build(settings: Settings, *, clock: Clock | None = None) -> App:
+    """The whole application from its settings. Raises ConfigurationError."""
+    clock = clock or SystemClock()
+    validator = Validator(catalogue.load(settings.rules.catalogue), settings.rules)
+    metrics = _metrics(settings, validator, clock)
+    store = Store(settings.cache, clock, instance_id=ids.instance_id(), observer=metrics)
+    checkers = ThreadPoolExecutor(CHECKERS, thread_name_prefix="check")
+    wire = Wire(tcp_keepalive_seconds=settings.server.tcp_keepalive_seconds)
+    upstreams = Upstreams(
+        settings.upstreams, spools=store.spools, wire=wire, executor=checkers, observer=metrics, clock=clock
+    )
+    secret = cache_secret(settings.cache, settings.cache.directory)
+    health = Health(store_is_writable=lambda: store.healthy)
+    flights: Flights[Fill] = Flights()
+    pipeline = Pipeline(
+        authenticator=Authenticator(settings.auth.mode, secret),
+        validator=validator,
+        upstream_sections=settings.upstreams,
+        cache=settings.cache,
+        store=store,
+        flights=flights,
+        upstreams=upstreams,
+        health=health,
+        metrics=metrics,
+        clock=clock,
+    )
+    links = FileLinks(secret)
+    renderer = Renderer(settings.render, links)
+    page = MetricsPage(metrics, settings.metrics)
+    others = other_routes(
+        files=Files(store, links, renderer, clock),
+        metrics_page=None if settings.metrics.listen else page,
+        health=health,
+    )
+    api = ImagesApi(pipeline, renderer, settings.server, metrics, clock, others)
+    recorded = _onion(api, settings, metrics, renderer, clock)
+    _watch(metrics, settings, store, flights, upstreams)
+    return App(
+        settings=settings,
+        asgi=recorded,
+        recorded=recorded,
+        metrics_asgi=Recorded(
+            Caught(Router([Route("/metrics", Endpoint("/metrics", page))]), renderer),
+            metrics=metrics,
+            clock=clock,
+            log_access=False,
+        ),
+        pipeline=pipeline,
+        store=store,
+        flights=flights,
+        health=health,
+        metrics=metrics,
+        checkers=checkers,
+    )
+
+
+def _onion(api: ASGIApp, settings: Settings, metrics: Metrics, renderer: Renderer, clock: Clock) -> Recorded:
+    """What every request passes, from the inside out."""
+    app: ASGIApp = Caught(Guarded(api), renderer)
+    if settings.server.cors_origins:
+        # Outside of what renders errors: without these headers a browser hides an error from its own page.
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.server.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=EXPOSED_HEADERS,
+            max_age=86_400,
+        )
+    return Recorded(app, metrics=metrics, clock=clock, log_access=settings.log.access)
+
+
+def _metrics(settings: Settings, validator: Validator, clock: Clock) -> Metrics:
+    models = {name for models in validator.catalogue.by_vendor.values() for name in models}
+    return Metrics(
+        models=sorted(models | set(settings.rules.aliases.values())),
+        upstreams=[section.name for section in settings.upstreams],
+        version=__version__,
+        clock=clock,
+    )
+
+
+def _watch(metrics: Metrics, settings: Settings, store: Store, flights: Flights[Fill], upstreams: Upstreams) -> None:
+    """Gauges that are read when somebody scrapes."""
+    metrics.watch("imagegate_flights_in_flight", {}, flights.in_flight)
+    metrics.watch("imagegate_requests_queued", {}, upstreams.queued)
+    for section in settings.upstreams:
+        labels = {"upstream": section.name}
+        metrics.watch("imagegate_upstream_available", labels, partial(upstreams.is_available, section.name))
+    tiers: tuple[Literal["memory", "disk"], ...] = ("memory", "disk")
+    for tier in tiers:
+        metrics.watch("imagegate_cache_entries", {"tier": tier}, partial(store.entries, tier))
+        metrics.watch("imagegate_cache_capacity_bytes", {"tier": tier}, partial(store.capacity, tier))
+    metrics.watch("imagegate_cache_bytes", {"tier": "memory"}, store.bytes_in_memory)
+    metrics.watch("imagegate_cache_bytes", {"tier": "disk"}, store.bytes_on_disk)
+    metrics.watch("imagegate_degraded", {"part": "store"}, lambda: bool(store.degraded))

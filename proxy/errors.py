@@ -1,0 +1,222 @@
+"""The error tree: whose fault, which status, which code, and whether to try again.
+
+    ImagegateError
+    ├── RequestError                     the caller's: 4xx, nothing was sent upstream
+    │   ├── InvalidRequest               400  shape, type, range or enumeration
+    │   ├── UnsupportedByModel           400  a rule of the model (image_generation_user_error)
+    │   ├── Unauthenticated              401
+    │   ├── NotFound                     404
+    │   ├── MethodNotAllowed             405
+    │   ├── RequestTimeout               408
+    │   ├── LinkExpired                  410
+    │   ├── PayloadTooLarge              413
+    │   ├── UnsupportedMediaType         415
+    │   └── HeadersTooLarge              431
+    ├── NotCached                        504  `only-if-cached` and there is no entry
+    ├── Unavailable                      ours: nothing was sent upstream, trying again may help
+    │   ├── Draining                     503  this process is on its way out
+    │   └── QueueFull                    429  the upstream's connection limit, and its queue, are full
+    ├── UpstreamError                    the upstream's
+    │   ├── UpstreamRefusal              its own status and body, passed on as they came
+    │   ├── UpstreamUnreachable          502  no connection: certainly not billed
+    │   ├── UpstreamTimeout              504  the total deadline passed: may have been billed
+    │   ├── UpstreamConnectionLost       502  ended before its announced length: may have been billed
+    │   └── UpstreamInvalidResponse      502  complete, but not an image reply: may have been billed
+    ├── InternalError                    500  a defect of ours
+    ├── StoreError                       the disk's: degrades to a miss, never reaches a caller
+    └── ConfigurationError               the operator's: refuses to start
+
+Every leaf that reaches a caller is rendered once, at the edge, in OpenAI's shape
+`{"error": {"message", "type", "param", "code"}}` (OpenAI API reference, "Error").
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+
+class ImagegateError(Exception):
+    """The root. `status`, `type` and `code` are the class's; `message` and `param` the instance's."""
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = None
+    param: str | None = None
+    should_retry: ClassVar[bool | None] = None
+    """Sent as `x-should-retry`, which overrides the SDKs' own rule; None leaves it to them."""
+    billed: ClassVar[bool] = False
+    """Whether the upstream may have charged for this call."""
+    concerns_payer_only: ClassVar[bool] = False
+    """A refusal of who would pay (a budget, a limit), which says nothing about the request itself."""
+
+    def __init__(self, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers: dict[str, str] = dict(headers or {})
+
+    def again(self) -> "ImagegateError":
+        """A fresh exception of equal content: one exception raised in N tasks would grow N tracebacks."""
+        twin = type(self).__new__(type(self), *self.args)
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def body(self) -> dict[str, Any]:
+        """The error object of OpenAI's API; all four keys are always there."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class RequestError(ImagegateError):
+    """The caller's fault; nothing was sent upstream."""
+
+    status = 400
+    type = "invalid_request_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, headers=headers)
+        if param is not None:
+            self.param = param
+        if code is not None:
+            self.code = code
+
+
+class InvalidRequest(RequestError):
+    """Shape, type, range or enumeration: `invalid_request_error`."""
+
+
+class UnsupportedByModel(RequestError):
+    """A rule of the model itself: `image_generation_user_error`."""
+
+    type = "image_generation_user_error"
+
+
+class Unauthenticated(RequestError):
+    status = 401
+    code = "invalid_api_key"
+
+
+class NotFound(RequestError):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(RequestError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class RequestTimeout(RequestError):
+    status = 408
+    code = "request_timeout"
+    should_retry = False
+
+
+class LinkExpired(RequestError):
+    status = 410
+    code = "link_expired"
+
+
+class PayloadTooLarge(RequestError):
+    status = 413
+    code = "request_too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class HeadersTooLarge(RequestError):
+    status = 431
+    code = "headers_too_large"
+
+
+class NotCached(ImagegateError):
+    """`Cache-Control: only-if-cached` and no usable entry (RFC 9111 §5.2.1.7)."""
+
+    status = 504
+    type = "invalid_request_error"
+    code = "not_cached"
+    should_retry = False
+
+
+class Unavailable(ImagegateError):
+    """Ours: nothing was sent upstream, and trying again may help."""
+
+    status = 503
+
+
+class Draining(Unavailable):
+    code = "draining"
+
+
+class QueueFull(Unavailable):
+    status = 429
+    type = "rate_limit_error"
+    code = "upstream_queue_full"
+
+
+class UpstreamError(ImagegateError):
+    """The upstream's fault."""
+
+    status = 502
+
+
+class UpstreamRefusal(UpstreamError):
+    """The upstream said no, with a status that is not 200: passed on as it came.
+
+    `content` is the reply's body, `media_type` its content type, `headers` those that may be passed on.
+    """
+
+    def __init__(self, status: int, content: bytes, media_type: str, headers: Mapping[str, str]) -> None:
+        super().__init__(f"the upstream answered {status}", headers=headers)
+        self.status = status
+        self.content = content
+        self.media_type = media_type
+
+
+class UpstreamUnreachable(UpstreamError):
+    code = "upstream_unreachable"
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    code = "upstream_timeout"
+    should_retry = False
+    billed = True
+
+
+class UpstreamConnectionLost(UpstreamError):
+    code = "upstream_connection_lost"
+    should_retry = False
+    billed = True
+
+
+class UpstreamInvalidResponse(UpstreamError):
+    code = "upstream_invalid_response"
+    should_retry = False
+    billed = True
+
+
+class InternalError(ImagegateError):
+    """A defect of ours; the request id is all a caller needs to report it."""
+
+    code = "internal_error"
+    should_retry = False
+
+
+class StoreError(ImagegateError):
+    """The disk's: the caller of the store degrades to a miss."""
+
+
+class ConfigurationError(ImagegateError):
+    """The operator's. `problems` lists every one found, each prefixed with its path."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)

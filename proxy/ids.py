@@ -1,0 +1,23 @@
+"""Identifiers: of requests, of purchases, of this process."""
+
+import re
+import secrets
+
+_CALLER_SUPPLIED = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+
+
+def request_id(supplied: str | None = None) -> str:
+    """The caller's `X-Request-Id` if it is a plain token of at most 128 characters, else a fresh `req_…`."""
+    if supplied is not None and _CALLER_SUPPLIED.fullmatch(supplied):
+        return supplied
+    return "req_" + secrets.token_hex(16)
+
+
+def purchase_id() -> str:
+    """Names one call to an upstream that may cost money; kept beside what it bought."""
+    return "buy_" + secrets.token_hex(16)
+
+
+def instance_id() -> str:
+    """Names this process among those that share a cache directory."""
+    return secrets.token_hex(8)

@@ -1,0 +1,213 @@
+"""What every request gets, as pure ASGI, outermost first: a record, a net for errors, a guard against what is no request.
+
+`BaseHTTPMiddleware` is not used: it puts a queue between the app and the server, and copies context.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from proxy import ids, log
+from proxy.clock import Clock
+from proxy.errors import HeadersTooLarge, ImagegateError, InternalError, InvalidRequest
+from proxy.metrics import Metrics
+from proxy.model import Operation, Outcome, Progress
+from proxy.render import Renderer
+
+CLIENT_GONE = 499
+"""The code, in metrics and log, of a call whose client hung up before its answer (nginx's)."""
+MAX_HEADER_COUNT = 100
+MAX_HEADER_BYTES = 32 * 1024
+
+logger = logging.getLogger("imagegate")
+
+
+@dataclass(slots=True)
+class Call:
+    """The record of one request: written by whoever learns something, read once when it is over."""
+
+    request_id: str
+    arrived_wall: float
+    arrived_monotonic: float
+    operation: Operation | None = None
+    """Set for the routes of the Images API only; the others are no business of the metrics."""
+    route: str = "other"
+    progress: Progress = field(default_factory=Progress)
+    outcome: Outcome | None = None
+    error: ImagegateError | None = None
+    gone: bool = False
+    status: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    first_byte_monotonic: float | None = None
+
+
+def call_of(scope: Scope) -> Call:
+    """The record of the request that `scope` belongs to."""
+    call: Call = scope["state"]["call"]
+    return call
+
+
+class Recorded:
+    """Names every request, times it, counts it and logs it once."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, clock: Clock, log_access: bool) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._clock = clock
+        self._log_access = log_access
+        self.draining = False
+        """Set by the server on its way out: answers then carry `Connection: close`."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(ids.request_id(_header(scope, b"x-request-id")), self._clock.wall(), self._clock.monotonic())
+        scope.setdefault("state", {})["call"] = call
+        try:
+            await self._app(scope, receive, self._recorder(call, send))
+        except asyncio.CancelledError:
+            call.gone = True
+            raise
+        finally:
+            self._finish(scope, call)
+
+    def _recorder(self, call: Call, send: Send) -> Send:
+        async def recorded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                call.status = message["status"]
+                call.first_byte_monotonic = self._clock.monotonic()
+                headers = [*message["headers"], (b"x-request-id", call.request_id.encode("ascii"))]
+                if self.draining:
+                    headers.append((b"connection", b"close"))
+                message = {**message, "headers": headers}
+            else:
+                call.sent_bytes += len(message.get("body", b""))
+            await send(message)
+
+        return recorded
+
+    def _finish(self, scope: Scope, call: Call) -> None:
+        now = self._clock.monotonic()
+        seconds = now - call.arrived_monotonic
+        code = CLIENT_GONE if call.gone else call.status
+        cache = call.outcome.label if call.outcome is not None else "none"
+        overhead = _overhead(call)
+        if call.operation is not None:
+            self._metrics.answered(call.operation.value, call.progress.model or None, cache, code, seconds, overhead)
+            if call.gone:
+                self._metrics.disconnected(call.operation.value, "body" if call.status else "upstream")
+        if self._log_access and (call.operation is not None or code >= 400):
+            log.access(_line(scope, call, cache, code, seconds, overhead))
+
+
+def _overhead(call: Call) -> float | None:
+    """Seconds of a success that were ours: up to the first byte, less the wait for the upstream."""
+    if call.outcome is None or call.first_byte_monotonic is None:
+        return None
+    return max(0.0, call.first_byte_monotonic - call.arrived_monotonic - call.outcome.upstream_seconds)
+
+
+def _line(scope: Scope, call: Call, cache: str, code: int, seconds: float, overhead: float | None) -> log.AccessLine:
+    outcome, progress = call.outcome, call.progress
+    metadata = outcome.entry.metadata if outcome is not None else None
+    line = log.AccessLine(
+        request_id=call.request_id,
+        method=scope["method"],
+        route=call.route,
+        status=code,
+        duration_ms=seconds * 1000,
+        cache=cache,
+        error_code=call.error.code or call.error.type if call.error is not None else None,
+        overhead_ms=overhead * 1000 if overhead is not None else None,
+        cache_key=progress.key or None,
+        model=progress.model or None,
+        size=progress.size or None,
+        quality=progress.quality or None,
+        bytes_in=call.received_bytes,
+        bytes_out=call.sent_bytes,
+        team=progress.team or None,
+        client=scope["client"][0] if scope.get("client") else None,
+        prompt_len=progress.prompt_characters or None,
+    )
+    if outcome is not None and metadata is not None:
+        line.upstream_ms = outcome.upstream_seconds * 1000
+        line.upstream, line.upstream_request_id = metadata.upstream, metadata.upstream_request_id
+        line.images = len(metadata.images)
+        line.tokens = metadata.usage.total if metadata.usage is not None else None
+        line.cost_usd, line.saved_usd = outcome.cost, outcome.saved
+    return line
+
+
+class Caught:
+    """The one place that catches everything: an error is rendered once, here."""
+
+    def __init__(self, app: ASGIApp, renderer: Renderer) -> None:
+        self._app = app
+        self._renderer = renderer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = call_of(scope)
+        try:
+            await self._app(scope, receive, send)
+        except ImagegateError as error:
+            call.error = error
+        except Exception:
+            logger.exception("unexpected error", extra={"request_id": call.request_id})
+            call.error = InternalError(f"imagegate failed. Please report this with the request id {call.request_id}.")
+        if call.error is None:
+            return
+        if call.status:  # the response has begun: only a broken connection can still tell the truth
+            raise call.error
+        await self._renderer.error(send, call.error, head_only=scope["method"] == "HEAD")
+
+
+class Guarded:
+    """Refuses what different servers would read differently, before anything believes it (RFC 9112 §3.2, §6.3)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _judge(scope)
+        await self._app(scope, receive, send)
+
+
+def _judge(scope: Scope) -> None:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    if len(headers) > MAX_HEADER_COUNT or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
+        raise HeadersTooLarge("The headers of your request are too large.")
+    names = [name for name, _ in headers]
+    if names.count(b"host") != (0 if scope.get("http_version") == "1.0" and b"host" not in names else 1):
+        raise InvalidRequest("Your request must have exactly one Host header.", code="invalid_header")
+    if b"transfer-encoding" in names and b"content-length" in names:
+        raise InvalidRequest(
+            "Your request has both Content-Length and Transfer-Encoding.",
+            code="invalid_header",
+            headers={"connection": "close"},
+        )
+    for single in (b"authorization", b"api-key", b"content-length", b"content-type", b"idempotency-key"):
+        if names.count(single) > 1:
+            raise InvalidRequest(f"Your request has more than one {single.decode()} header.", code="invalid_header")
+    if not scope.get("raw_path", b"/").startswith(b"/"):
+        raise InvalidRequest("Your request's target must be a path.", code="invalid_target")
+
+
+def _header(scope: Scope, wanted: bytes) -> str | None:
+    for name, value in scope["headers"]:
+        if name == wanted:
+            decoded: str = value.decode("latin-1")
+            return decoded
+    return None
+
+
+def headers_of(scope: Scope, wanted: Mapping[bytes, str]) -> dict[str, str]:
+    """The headers we know, by the names we use; lines of one list header are joined (RFC 9110 §5.3)."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        known = wanted.get(name)
+        if known is not None:
+            text = value.decode("latin-1")
+            found[known] = f"{found[known]}, {text}" if known in found else text
+    return found

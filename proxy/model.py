@@ -1,0 +1,317 @@
+"""The nouns of the request path, as frozen values; nothing here does anything."""
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+
+class Operation(StrEnum):
+    """What is asked of the Images API; also the metric label `operation`."""
+
+    GENERATION = "image_generation"
+
+
+class Rendering(StrEnum):
+    """The face of a stored reply (`data[i]` holds …)."""
+
+    B64_JSON = "b64_json"
+    DATA_URL = "data_url"
+    URL = "url"
+
+
+class Forward(StrEnum):
+    """Why a request was sent on instead of being answered from the store (RFC 9211 §2.2)."""
+
+    URI_MISS = "uri-miss"
+    STALE = "stale"
+    REQUEST = "request"
+    BYPASS = "bypass"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credential:
+    """The caller's own credential, to be forwarded in passthrough mode. Its repr says nothing."""
+
+    header: Literal["authorization", "api-key"]
+    value: str
+    organization: str | None = None
+    project: str | None = None
+
+    def __repr__(self) -> str:
+        return "Credential(…)"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is authenticated. `scope` is the share of the cache that this principal may see, as hex digits."""
+
+    scope: str
+    team: str = "none"
+    name: str = ""
+    credential: Credential | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has been learnt about a call so far, for the log line and the metrics of a call that ends early.
+
+    The one mutable noun: the pipeline fills it in, the edge reads it when the call is over.
+    """
+
+    model: str = ""
+    key: str = ""
+    size: str = ""
+    quality: str = ""
+    team: str = ""
+    prompt_characters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """The call as it arrived, unbelieved. Header names are lower-case; times are Clock readings in seconds."""
+
+    operation: Operation
+    request_id: str
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    arrived_wall: float
+    arrived_monotonic: float
+    progress: Progress = field(default_factory=Progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call by class; disjoint, so that they add up to what was billed.
+
+    The `cached_*` counts are subsets of the input counts beside them. Source: OpenAI API reference,
+    "ImagesResponse.usage".
+    """
+
+    text_in: int = 0
+    image_in: int = 0
+    text_out: int = 0
+    image_out: int = 0
+    cached_text_in: int = 0
+    cached_image_in: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.text_in + self.image_in + self.text_out + self.image_out
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs: USD per million tokens by class, or flat. `version` names the table it was read from."""
+
+    text_in: Decimal = Decimal(0)
+    cached_text_in: Decimal = Decimal(0)
+    image_in: Decimal = Decimal(0)
+    cached_image_in: Decimal = Decimal(0)
+    text_out: Decimal = Decimal(0)
+    image_out: Decimal = Decimal(0)
+    per_call: Decimal = Decimal(0)
+    per_image: Decimal = Decimal(0)
+    per_partial: Decimal = Decimal(0)
+    version: str = ""
+
+    def cost(self, usage: Usage | None, images: int, partials: int = 0) -> Decimal:
+        """USD for one call that returned `images` images and `partials` partial images."""
+        flat = self.per_call + self.per_image * images + self.per_partial * partials
+        if usage is None:
+            return flat
+        tokens = (
+            (usage.text_in - usage.cached_text_in) * self.text_in
+            + usage.cached_text_in * self.cached_text_in
+            + (usage.image_in - usage.cached_image_in) * self.image_in
+            + usage.cached_image_in * self.cached_image_in
+            + usage.text_out * self.text_out
+            + usage.image_out * self.image_out
+        )
+        return flat + tokens / 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """A call that was believed: valid for its model at one vendor, in canonical form.
+
+    `canonical` is the JSON body that is hashed and that is sent: sorted keys, no nulls, documented defaults left out.
+    `unkeyed` travels upstream beside it and is no part of the key (`user`, `safety_identifier`).
+    """
+
+    operation: Operation
+    vendor: str
+    model: str
+    asked_model: str
+    canonical: bytes = field(repr=False)
+    prompt: str = field(repr=False)
+    unkeyed: Mapping[str, Any] = field(repr=False)
+    n: int
+    size: str
+    quality: str
+    table_digest: str
+    """Hex digest of the model's table of defaults: part of the key, so that a changed default is a changed answer."""
+    output_format: str = "png"
+    wants_b64_json: bool = False
+    """The model takes `response_format`; we then send `b64_json`, whatever the caller wrote."""
+    response_format: str | None = None
+    """What the caller wrote in `response_format`, consumed here: chooses the rendering."""
+    variant: str | None = None
+    price: Price | None = None
+    estimate: Usage | None = None
+    """Expected tokens by the catalogue's formula; None where no formula is known."""
+    known: bool = True
+    """False for a model that the catalogue does not list."""
+    shutdown_date: date | None = None
+    announced_date: date | None = None
+    adjusted: tuple[str, ...] = ()
+    """What `rules.on_invalid = "adjust"` changed, one clause each."""
+    violations: tuple[tuple[str, str], ...] = ()
+    """What `rules.on_invalid = "pass"` let through, as (param, code)."""
+
+    def wire_body(self) -> bytes:
+        """The body that is sent upstream: the canonical one, plus what is no part of the key."""
+        extra = dict(self.unkeyed)
+        if self.wants_b64_json:
+            extra["response_format"] = "b64_json"
+        if not extra:
+            return self.canonical
+        members = json.dumps(extra, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        return self.canonical[:-1] + b"," + members[1:].encode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An upstream that may answer, the request as that upstream's vendor takes it, and the key of its answer."""
+
+    upstream: str
+    cache_group: str
+    request: ImageRequest
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """Where one image stands in a reply's body. Ranges are [start, stop) in bytes."""
+
+    key: tuple[int, int]
+    """The member's name with its quotes: `"b64_json"`."""
+    value: tuple[int, int]
+    """The base64 text between the quotes."""
+    url: tuple[int, int] | None
+    """A sibling `url` member with one comma, to be cut when `url` is written."""
+    media_type: str
+    size: int
+    """Bytes of the decoded image."""
+    escaped: bool = False
+    """The base64 text holds JSON escapes (`\\/`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What is kept beside a reply's body in its envelope."""
+
+    key: str
+    scope: str
+    purchase_id: str
+    stored_at: float
+    expires_at: float
+    operation: str
+    model: str
+    upstream: str
+    cache_group: str
+    size: str
+    quality: str
+    images: tuple[ImageSpan, ...]
+    usage: Usage | None = None
+    cost: Decimal | None = None
+    """USD; None for a model without a price."""
+    price_version: str = ""
+    upstream_request_id: str | None = None
+    upstream_seconds: float = 0.0
+    request: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The canonical request; with `cache.keep_prompts = false` its prompt is a digest."""
+
+
+class Body(Protocol):
+    """A reply's bytes, wherever they lie, readable in windows."""
+
+    def __len__(self) -> int:
+        """Bytes in all."""
+
+    async def window(self, start: int, stop: int) -> bytes | memoryview:
+        """The bytes [start, stop). Raises StoreError if the medium gave out."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Held while a client is being served, so that a memory limit can count what cannot be freed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A reply and its metadata. `tier` is where it lies: `memory`, `disk`, or `none` if it could not be stored."""
+
+    metadata: Metadata
+    body: Body
+    tier: Literal["memory", "disk", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """What of an upstream's reply concerns this one call only, and is never stored.
+
+    `headers` may be passed to the caller who paid. `echo` is the `safety_identifier` member that was cut out of the
+    body: where it stood, and its bytes.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    echo: tuple[int, bytes] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A reply and how the cache took part (RFC 9211): `forward` is None for a hit."""
+
+    entry: Entry
+    forward: Forward | None
+    stored: bool = False
+    collapsed: bool = False
+    ttl_seconds: int | None = None
+    age_seconds: int = 0
+    cost: Decimal | None = None
+    saved: Decimal | None = None
+    upstream_seconds: float = 0.0
+    relay: Relay = field(default_factory=Relay)
+
+    @property
+    def label(self) -> Literal["hit", "miss", "refresh", "bypass", "coalesced"]:
+        """The one word for it in the metric label, the log and (upper-case) `X-Imagegate-Cache`."""
+        if self.forward is None:
+            return "hit"
+        if self.collapsed:
+            return "coalesced"
+        if self.forward is Forward.REQUEST:
+            return "refresh"
+        if self.forward is Forward.BYPASS:
+            return "bypass"
+        return "miss"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a caller gets: the outcome, and the request that it answers."""
+
+    request: ImageRequest
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What a dry run found: nothing was sent."""
+
+    candidate: Candidate
+    forward: Forward | None
+    """Why it would be sent on; None if it would be a hit."""

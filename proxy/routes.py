@@ -1,0 +1,332 @@
+"""HTTP in: what is served, and how a request becomes an Inbound.
+
+The Images API is answered by a short raw-ASGI stage in front of Starlette's router, because a hit is little more than its
+own bytes: router and Request cost a third of the hits per second at 300 KB. Everything else is ordinary Starlette.
+"""
+
+import asyncio
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from secrets import compare_digest
+from typing import Any
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from proxy.clock import Clock
+from proxy.errors import (
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    RequestTimeout,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
+from proxy.filelinks import EXTENSIONS, FileLinks
+from proxy.health import Health
+from proxy.metrics import Metrics
+from proxy.middleware import Call, call_of, headers_of
+from proxy.model import Answer, Inbound, Operation, Rendering
+from proxy.pipeline import Pipeline
+from proxy.render import Moment, Renderer
+from proxy.settings import MetricsSection, ServerSection
+from proxy.store import Store
+
+GENERATIONS = ("/v1/images/generations", "/images/generations")
+SERVED = "POST /v1/images/generations, GET /v1/images/files/{id}, GET /healthz, GET /readyz, GET /metrics"
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+
+_KNOWN = {
+    name.encode(): name
+    for name in (
+        "authorization",
+        "api-key",
+        "openai-organization",
+        "openai-project",
+        "openai-beta",
+        "cache-control",
+        "content-type",
+        "content-length",
+        "content-encoding",
+        "host",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-imagegate-variant",
+        "x-imagegate-response-format",
+        "x-imagegate-cache-ttl",
+        "x-imagegate-dry-run",
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesApi:
+    """`POST /v1/images/generations`; passes everything else on to `others`."""
+
+    pipeline: Pipeline
+    renderer: Renderer
+    server: ServerSection
+    metrics: Metrics
+    clock: Clock
+    others: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] not in GENERATIONS or scope["method"] == "OPTIONS":
+            await self.others(scope, receive, send)
+            return
+        call = call_of(scope)
+        call.operation, call.route = Operation.GENERATION, GENERATIONS[0]
+        self.metrics.started(call.operation.value)
+        try:
+            await self._generations(scope, receive, send, call)
+        finally:
+            self.metrics.finished(call.operation.value)
+
+    async def _generations(self, scope: Scope, receive: Receive, send: Send, call: Call) -> None:
+        if scope["method"] != "POST":
+            raise MethodNotAllowed(
+                f"Not allowed to {scope['method']} on /v1/images/generations. It takes POST.",
+                headers={"allow": "POST"},
+            )
+        headers = headers_of(scope, _KNOWN)
+        asked = _asked_rendering(headers.get("x-imagegate-response-format"))
+        body = await self._read_json_body(receive, headers)
+        call.received_bytes = len(body)
+        self.metrics.body_bytes(Operation.GENERATION.value, len(body))
+        inbound = Inbound(
+            operation=Operation.GENERATION,
+            request_id=call.request_id,
+            headers=headers,
+            body=body,
+            arrived_wall=call.arrived_wall,
+            arrived_monotonic=call.arrived_monotonic,
+            progress=call.progress,
+        )
+        if headers.get("x-imagegate-dry-run", "").strip().lower() in ("true", "1"):
+            await self.renderer.rehearsal(send, await self.pipeline.rehearse(inbound))
+            return
+        answer = await _unless_gone(self.pipeline.generate(inbound), receive, call)
+        if answer is None:
+            return
+        call.outcome = answer.outcome
+        moment = Moment(self.clock.wall(), self.clock.monotonic() - call.arrived_monotonic)
+        await self.renderer.answer(send, answer, asked=asked, origin=self._origin(scope, headers), moment=moment)
+
+    async def _read_json_body(self, receive: Receive, headers: dict[str, str]) -> bytes:
+        """The request's body. Raises 413, 415, 408, and 400 when the client went away while sending it."""
+        limit = self.server.max_json_bytes
+        too_large = PayloadTooLarge(
+            f"The body of your request is larger than {limit} bytes.", headers={"connection": "close"}
+        )
+        _check_media_type(headers)
+        announced = headers.get("content-length", "0")
+        if announced.isascii() and announced.isdigit() and int(announced[:20]) > limit:
+            raise too_large
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self.server.receive_timeout_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise InvalidRequest("The connection was closed before the request was complete.")
+                    if chunk := message.get("body", b""):
+                        parts.append(chunk)
+                        size += len(chunk)
+                    if size > limit:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise RequestTimeout(
+                f"The body of your request did not arrive within {self.server.receive_timeout_seconds:g} seconds.",
+                headers={"connection": "close"},
+            ) from None
+
+    def _origin(self, scope: Scope, headers: dict[str, str]) -> str:
+        """What links to images begin with: `server.public_url`, else what a trusted proxy or the client called us."""
+        if self.server.public_url:
+            return self.server.public_url.rstrip("/")
+        scheme: str = scope.get("scheme", "http")
+        host = headers.get("host", "")
+        if _is_trusted(scope, self.server.trusted_proxies):
+            scheme = _first(headers.get("x-forwarded-proto", scheme))
+            host = _first(headers.get("x-forwarded-host", host))
+        if scheme not in ("http", "https") or not _is_host(host):
+            scheme, host = "http", f"{self.server.host}:{self.server.port}"
+        return f"{scheme}://{host}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One ordinary route: its methods, and what it answers to them."""
+
+    name: str
+    handle: Callable[[Request], Awaitable[Response]]
+    methods: tuple[str, ...] = ("GET", "HEAD")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call_of(scope).route = self.name
+        if scope["method"] not in self.methods:
+            raise MethodNotAllowed(
+                f"Not allowed to {scope['method']} on {self.name}. It takes {' and '.join(self.methods)}.",
+                headers={"allow": ", ".join(self.methods)},
+            )
+        response = await self.handle(Request(scope, receive))
+        await response(scope, receive, send)
+
+
+def other_routes(*, files: "Files", metrics_page: "MetricsPage | None", health: Health) -> Router:
+    """Health, metrics and files; everything else is answered with what is served."""
+
+    async def alive(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(request: Request) -> Response:
+        problems = health.problems()
+        status = 503 if problems else 200
+        return JSONResponse({"status": "not ready" if problems else "ok", "problems": problems}, status)
+
+    async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotFound(f"Unknown request URL: {scope['method']} {scope['path']}. imagegate serves {SERVED}.")
+
+    alive_paths = ("/healthz", "/health", "/health/liveliness", "/health/liveness")
+    routes = [Route(path, Endpoint("/healthz", alive)) for path in alive_paths]
+    routes += [Route(path, Endpoint("/readyz", ready)) for path in ("/readyz", "/health/readiness")]
+    routes.append(Route("/v1/images/files/{name}", files))
+    if metrics_page is not None:
+        routes.append(Route("/metrics", Endpoint("/metrics", metrics_page)))
+    return Router(routes, redirect_slashes=False, default=unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsPage:
+    """`GET /metrics`: for this machine without a token, for others with `metrics.token`; rendered in a thread."""
+
+    metrics: Metrics
+    section: MetricsSection
+
+    async def __call__(self, request: Request) -> Response:
+        self._authorize(request)
+        content, media_type = await to_thread.run_sync(self.metrics.render, request.headers.get("accept"))
+        return Response(content, media_type=None, headers={"content-type": media_type, "cache-control": "no-store"})
+
+    def _authorize(self, request: Request) -> None:
+        given = request.headers.get("authorization", "").encode("latin-1")
+        token = self.section.token
+        if token is not None and compare_digest(given, b"Bearer " + token.reveal().encode()):
+            return
+        # A reverse proxy on this machine makes everybody look local: what was forwarded is not.
+        forwarded = any(name in request.headers for name in ("x-forwarded-for", "forwarded", "x-real-ip"))
+        if request.client is not None and _is_loopback(request.client.host) and not forwarded and not given:
+            return
+        raise Unauthenticated(
+            "Metrics are for this machine only, or for who sends the token set as metrics.token: "
+            "Authorization: Bearer TOKEN.",
+            code="invalid_metrics_token",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """`GET /v1/images/files/{id}.{ext}`: one stored image, for whoever holds a link that we signed."""
+
+    store: Store
+    links: FileLinks
+    renderer: Renderer
+    clock: Clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call_of(scope).route = "/v1/images/files"
+        if scope["method"] not in ("GET", "HEAD"):
+            raise MethodNotAllowed(
+                f"Not allowed to {scope['method']} on an image. It takes GET and HEAD.", headers={"allow": "GET, HEAD"}
+            )
+        name, _, extension = scope["path_params"]["name"].rpartition(".")
+        now = self.clock.wall()
+        link = self.links.read(name, now=now)
+        entry = await self.store.lookup(link.key)
+        gone = NotFound("This image is no longer stored. Ask for it again.", code="file_not_found")
+        if entry is None or link.index >= len(entry.metadata.images):
+            raise gone
+        if EXTENSIONS[entry.metadata.images[link.index].media_type] != extension:
+            raise gone
+        left = int(link.expires_at - now)
+        await self.renderer.image(send, entry, link.index, seconds_left=left, head_only=scope["method"] == "HEAD")
+
+
+async def _unless_gone(generate: Coroutine[Any, Any, Answer], receive: Receive, call: Call) -> Answer | None:
+    """The answer; or None as soon as the client has hung up. The purchase goes on: it belongs to its flight."""
+    answering = asyncio.create_task(generate)
+    leaving = asyncio.create_task(_until_gone(receive))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return answering.result()
+        call.gone = True
+        return None
+    finally:
+        leaving.cancel()
+        if not answering.done():
+            answering.cancel()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _check_media_type(headers: Mapping[str, str]) -> None:
+    encoding = headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType("Compressed request bodies are not supported. Send the JSON as it is.")
+    media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise UnsupportedMediaType(
+            f"Invalid Content-Type header ({media_type[:100]}), expected application/json. "
+            "(HINT: If you're using curl, you can pass -H 'Content-Type: application/json')"
+        )
+
+
+def _asked_rendering(word: str | None) -> str | None:
+    if word is not None and word not in {rendering.value for rendering in Rendering}:
+        listed = ", ".join(repr(rendering.value) for rendering in Rendering)
+        raise InvalidRequest(
+            f"Invalid 'X-Imagegate-Response-Format'. Supported values are: {listed}.", code="invalid_header"
+        )
+    return word
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _is_trusted(scope: Scope, networks: Sequence[str]) -> bool:
+    """Whether the peer is one of `server.trusted_proxies`."""
+    if not networks or not scope.get("client"):
+        return False
+    try:
+        peer = ipaddress.ip_address(scope["client"][0])
+    except ValueError:
+        return False
+    return any(peer in ipaddress.ip_network(network, strict=False) for network in networks)
+
+
+def _first(listed: str) -> str:
+    """What the proxy nearest to the client wrote."""
+    return listed.partition(",")[0].strip()
+
+
+def _is_host(host: str) -> bool:
+    return _HOST.fullmatch(host) is not None

@@ -1,0 +1,128 @@
+"""Single flight: identical requests at the same time share one purchase.
+
+The law of this file:
+
+0. A refusal that concerns only the payer (a budget, a limit) is no outcome of the flight. The payer gets it, and payment
+   passes to the first of those waiting who can pay; only when none can does each have its own refusal.
+1. At most one flight per key.
+2. A flight outlives its leader: it is a task of this registry, never of a request.
+3. A failure reaches everyone who waits, and is remembered by no one.
+4. A flight that nobody waits for any more is still flown to its end and retrieved.
+5. `drain(seconds)` lets flights land.
+6. `in_flight()` and `waiting(key)` exist, so that tests and gauges see without sleeping.
+7. Everyone who waits gets an exception of their own: one exception raised in N tasks would grow N tracebacks.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from proxy.errors import ImagegateError, InternalError
+
+T = TypeVar("T")
+Fill = Callable[[], Awaitable[T]]
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter(Generic[T]):
+    """One request that waits, and how it would pay."""
+
+    fill: Fill[T]
+    landed: "asyncio.Future[T]"
+
+
+@dataclass(eq=False, slots=True)
+class _Flight(Generic[T]):
+    waiters: list[_Waiter[T]] = field(default_factory=list)
+    task: "asyncio.Task[None] | None" = None
+
+
+class Flights(Generic[T]):
+    """The registry of flights. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, _Flight[T]] = {}
+
+    async def do(self, key: str, fill: Fill[T]) -> tuple[T, bool]:
+        """The value of the flight for `key`, and whether this call led it.
+
+        Joins the flight in the air, else starts one with `fill`. Cancelling the caller leaves the flight alone.
+        """
+        flight = self._flights.get(key)
+        led = flight is None
+        if flight is None:
+            flight = self._flights[key] = _Flight()
+        waiter = _Waiter(fill, asyncio.get_running_loop().create_future())
+        flight.waiters.append(waiter)
+        if led:
+            flight.task = asyncio.create_task(self._fly(key, flight, waiter), name=f"flight {key[:12]}")
+        try:
+            return await waiter.landed, led
+        finally:
+            if not waiter.landed.done() or waiter.landed.cancelled():
+                _forget(flight, waiter)
+
+    def in_flight(self) -> int:
+        """Flights in the air."""
+        return len(self._flights)
+
+    def waiting(self, key: str) -> int:
+        """How many wait for the flight of `key`."""
+        flight = self._flights.get(key)
+        return len(flight.waiters) if flight else 0
+
+    async def drain(self, seconds: float) -> int:
+        """Waits until all flights have landed, `seconds` at most; how many had not."""
+        tasks = [flight.task for flight in self._flights.values() if flight.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+        return len(self._flights)
+
+    async def _fly(self, key: str, flight: _Flight[T], leader: _Waiter[T]) -> None:
+        """Flies with one payer after the other until there is an outcome; then tells everyone who waits."""
+        payer: _Waiter[T] | None = leader
+        failure: BaseException | None = None
+        value: T | None = None
+        try:
+            while payer is not None:
+                try:
+                    value = await payer.fill()
+                except ImagegateError as error:
+                    if not error.concerns_payer_only:
+                        failure = error
+                        break
+                    # Law 0. Not the flight's end: someone else who waits may be able to pay.
+                    _forget(flight, payer)
+                    _fail(payer, error)
+                    payer = flight.waiters[0] if flight.waiters else None
+                else:
+                    break
+        except BaseException as error:  # noqa: BLE001 - law 3: whatever it was, nobody may be left waiting
+            failure = error
+        finally:
+            # From here on the key is free: who asks now looks up again, and finds what this flight stored.
+            del self._flights[key]
+            for waiter in flight.waiters:
+                if failure is not None:
+                    _fail(waiter, failure)
+                elif not waiter.landed.done():
+                    waiter.landed.set_result(value)  # type: ignore[arg-type]  # no failure: there is a value
+
+
+def _forget(flight: _Flight[T], waiter: _Waiter[T]) -> None:
+    if waiter in flight.waiters:
+        flight.waiters.remove(waiter)
+
+
+def _fail(waiter: _Waiter[T], error: BaseException) -> None:
+    if waiter.landed.done():
+        return
+    if isinstance(error, ImagegateError):
+        waiter.landed.set_exception(error.again())
+    elif isinstance(error, asyncio.CancelledError):
+        waiter.landed.cancel()
+    else:
+        mine = InternalError("imagegate failed while it was waiting for this image.")
+        mine.__cause__ = error
+        waiter.landed.set_exception(mine)

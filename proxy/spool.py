@@ -1,0 +1,333 @@
+"""The spool: where an upstream's reply is received before anybody believes it.
+
+A file of our own, written by a worker thread while the reply arrives and begun with the envelope's magic, so that the very
+same file becomes the stored entry by rename. Where no file can be written, the spool goes on in memory: a full disk must
+not cost a reply that is already paid for. Law of the module: whatever happens to a flight, its file and descriptor go.
+"""
+
+import asyncio
+import itertools
+import mmap
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from proxy import envelope, ids
+from proxy.errors import StoreError
+from proxy.stores.files import WINDOW_BYTES, Buffer, PrivateFile, read_exactly, write_all
+
+FLUSH_BYTES = 1 << 18
+_OFFSET = len(envelope.MAGIC)
+
+
+class Edit(Protocol):
+    """Replace the bytes [start, stop) of a body by `replacement`."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def stop(self) -> int: ...
+    @property
+    def replacement(self) -> bytes: ...
+
+
+class Spools:
+    """Opens spools under `directory`/tmp; with `directory` None they all live in memory.
+
+    A file's name says which process it belongs to (`<instance>-<boot>-<n>.spool`), so that a successor's sweeper can tell
+    what was left behind from what is being written.
+    """
+
+    def __init__(self, directory: Path | None, executor: Executor, instance_id: str) -> None:
+        self._directory = None if directory is None else directory / "tmp"
+        self._executor = executor
+        self._prefix = f"{instance_id}-{ids.instance_id()[:8]}"
+        self._numbers = itertools.count(1)
+
+    def open(self) -> "Spool":
+        """A new, empty spool; no file is touched before there is something to write."""
+        if self._directory is None:
+            return Spool(None, self._executor)
+        return Spool(self._directory / f"{self._prefix}-{next(self._numbers)}.spool", self._executor)
+
+
+class Spool:
+    """One reply's body. `write` and `finish` are awaited by the receiver; `view` and `replace` block, for a worker thread.
+
+    `discard` may be called at any time, also while a cancelled `write` is still busy in its thread: whoever holds the lock
+    last cleans up.
+    """
+
+    def __init__(self, path: Path | None, executor: Executor) -> None:
+        self.error: OSError | None = None
+        """Why the spool went on in memory."""
+        self._path = path
+        self._executor = executor
+        self._file: PrivateFile | None = None
+        self._memory: bytearray | None = bytearray() if path is None else None
+        self._stored_bytes = 0
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._lock = threading.RLock()
+        self._views = 0
+        self._gone = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body so far."""
+        return self._stored_bytes + self._pending_bytes
+
+    @property
+    def in_memory(self) -> bool:
+        """The body has no file."""
+        return self._memory is not None
+
+    async def write(self, chunk: bytes) -> None:
+        """Add to the body. Raises StoreError only if what was received is lost."""
+        self._pending.append(chunk)
+        self._pending_bytes += len(chunk)
+        if self._pending_bytes >= FLUSH_BYTES:
+            await self._flush()
+
+    async def finish(self) -> None:
+        """Write what is still buffered. Idempotent."""
+        if self._pending or (self._file is None and self._memory is None):
+            await self._flush()
+
+    @contextmanager
+    def view(self) -> Iterator[memoryview]:
+        """The body, read-only, for as long as the context lasts. Blocks: for a worker thread.
+
+        The mapping is of our own private file, which nobody shortens under us; a stored entry is never read this way.
+        """
+        with self._held():
+            self._views += 1
+            try:
+                if self._file is None or self._stored_bytes == 0:
+                    with memoryview(self._memory or b"") as whole, whole.toreadonly() as body:
+                        yield body
+                else:
+                    with _mapped(self._file.fd, self._stored_bytes) as body:
+                        yield body
+            finally:
+                self._views -= 1
+
+    def replace(self, edits: Sequence[Edit]) -> None:
+        """Cut or replace ranges of the body, given in order and without overlap. Blocks: for a worker thread.
+
+        While the body only shrinks, bytes move towards the front of the same file; one that grows is written anew.
+        """
+        if not edits:
+            return
+        with self._held():
+            if self._views:
+                raise RuntimeError("a body cannot be edited while it is viewed")
+            pieces = _pieces(edits, self._stored_bytes)
+            if self._file is None:
+                self._memory = bytearray(b"".join(_gathered(pieces, self._memory or b"")))
+                self._stored_bytes = len(self._memory)
+            elif _only_shrinks(edits):
+                self._rewrite(self._file, self._file, pieces)
+            else:
+                self._rewrite_anew(self._file, pieces)
+
+    def discard(self) -> None:
+        """Give the body up: no file and no descriptor remain. Idempotent, and harmless after `take`."""
+        self._gone = True
+        self._clean_up()
+
+    def take(self) -> PrivateFile | bytearray:
+        """Hand over the body: the file (magic, then the body), or the bytes. The spool is empty afterwards."""
+        with self._held():
+            file, memory = self._file, self._memory
+            self._file, self._memory, self._gone = None, None, True
+            if file is not None:
+                return file
+            return bytearray() if memory is None else memory
+
+    # --- in a worker thread -----------------------------------------------------------------------------------------------
+
+    async def _flush(self) -> None:
+        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+        if self._memory is not None:
+            self._memory += data
+            self._stored_bytes += len(data)
+            return
+        at = self._stored_bytes
+        self._stored_bytes += len(data)
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._append, data, at)
+
+    def _append(self, data: bytes, at: int) -> None:
+        with self._held():
+            if self._memory is None:
+                try:
+                    self._write(data, at)
+                    return
+                except OSError as error:
+                    self._go_on_in_memory(error, at)
+            assert self._memory is not None
+            self._memory += data
+
+    def _write(self, data: bytes, at: int) -> None:
+        if self._file is None:
+            assert self._path is not None
+            self._file = PrivateFile(self._path)
+            write_all(self._file.fd, envelope.MAGIC, 0)
+        write_all(self._file.fd, data, _OFFSET + at)
+
+    def _go_on_in_memory(self, error: OSError, written: int) -> None:
+        """The disk is full, read-only or broken: read back what it took, and leave it."""
+        self.error = error
+        self._memory = bytearray()
+        if self._file is not None:
+            for part in _read(self._file.fd, 0, written):
+                self._memory += part
+            self._file.remove()
+            self._file = None
+
+    def _rewrite_anew(self, source: PrivateFile, pieces: Sequence["Piece"]) -> None:
+        try:
+            target = PrivateFile(source.path.with_suffix(".edited.spool"))
+        except OSError as error:
+            self._gather(error, source, pieces)
+            return
+        try:
+            write_all(target.fd, envelope.MAGIC, 0)
+        except OSError as error:
+            target.remove()
+            self._gather(error, source, pieces)
+            return
+        self._rewrite(source, target, pieces)
+        if self._file is target:
+            source.remove()
+
+    def _rewrite(self, source: PrivateFile, target: PrivateFile, pieces: Sequence["Piece"]) -> None:
+        """Copy the pieces to the target, which may be the source itself: writing never overtakes reading.
+
+        If the disk gives out half-way, what was written is right, and what was not yet read is still there.
+        """
+        done = 0
+        parts = _read_pieces(source.fd, pieces)
+        for at, part in parts:
+            try:
+                if not (target is source and at == done):
+                    write_all(target.fd, part, _OFFSET + done)
+            except OSError as error:
+                rest = b"".join((part, *(later for _, later in parts)))
+                self._file = target
+                self._go_on_in_memory(error, done)
+                source.remove()
+                assert self._memory is not None
+                self._memory += rest
+                self._stored_bytes = len(self._memory)
+                return
+            done += len(part)
+        os.ftruncate(target.fd, _OFFSET + done)
+        self._file, self._stored_bytes = target, done
+
+    def _gather(self, error: OSError, source: PrivateFile, pieces: Sequence["Piece"]) -> None:
+        self.error = error
+        self._memory = bytearray(b"".join(part for _, part in _read_pieces(source.fd, pieces)))
+        self._stored_bytes = len(self._memory)
+        source.remove()
+        self._file = None
+
+    # --- who cleans up ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                if self._gone:
+                    raise StoreError("the spool was discarded")
+                yield
+        finally:
+            # `discard` came while we held the lock, and left the cleaning to us.
+            if self._gone:
+                self._clean_up()
+
+    def _clean_up(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if self._file is not None:
+                self._file.remove()
+            self._file, self._memory = None, None
+            self._pending.clear()
+        finally:
+            self._lock.release()
+
+
+Piece = tuple[int, int] | bytes
+"""A range that is kept, or bytes that are put in."""
+
+
+def _pieces(edits: Sequence[Edit], size: int) -> list[Piece]:
+    pieces: list[Piece] = []
+    at = 0
+    for edit in edits:
+        if not at <= edit.start <= edit.stop <= size:
+            raise ValueError("edits must be in order, without overlap, and within the body")
+        pieces.append((at, edit.start))
+        pieces.append(edit.replacement)
+        at = edit.stop
+    pieces.append((at, size))
+    return pieces
+
+
+def _only_shrinks(edits: Sequence[Edit]) -> bool:
+    """Whether, after each edit, no more was written than was read."""
+    ahead = 0
+    for edit in edits:
+        ahead += len(edit.replacement) - (edit.stop - edit.start)
+        if ahead > 0:
+            return False
+    return True
+
+
+def _gathered(pieces: Sequence[Piece], body: Buffer) -> Iterator[Buffer]:
+    for piece in pieces:
+        yield piece if isinstance(piece, bytes) else body[piece[0] : piece[1]]
+
+
+def _read_pieces(fd: int, pieces: Sequence[Piece]) -> Iterator[tuple[int, bytes]]:
+    """The parts of the new body in order, each with its place in the old one (-1 for bytes put in)."""
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            if piece:
+                yield -1, piece
+            continue
+        at = piece[0]
+        for part in _read(fd, *piece):
+            yield at, part
+            at += len(part)
+
+
+def _read(fd: int, start: int, stop: int) -> Iterator[bytes]:
+    """The body's bytes [start, stop) in windows."""
+    try:
+        for at in range(start, stop, WINDOW_BYTES):
+            yield read_exactly(fd, _OFFSET + at, _OFFSET + min(stop, at + WINDOW_BYTES))
+    except OSError as error:
+        raise StoreError("the spool cannot be read back") from error
+
+
+@contextmanager
+def _mapped(fd: int, size: int) -> Iterator[memoryview]:
+    mapping = mmap.mmap(fd, _OFFSET + size, access=mmap.ACCESS_READ)
+    body = memoryview(mapping)[_OFFSET:]
+    try:
+        yield body
+        mapping.madvise(mmap.MADV_DONTNEED)
+    finally:
+        try:
+            body.release()
+            mapping.close()
+        except BufferError:
+            pass  # a frame in some traceback still holds a part of it; the mapping goes when that does

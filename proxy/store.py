@@ -1,0 +1,328 @@
+"""The store: memory over disk, one door for both. Whatever breaks below is a miss, a count and a reason, never an error."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, Protocol, TypeVar
+
+from proxy import envelope
+from proxy.clock import Clock
+from proxy.errors import StoreError
+from proxy.model import Entry, Metadata
+from proxy.settings import CacheSection
+from proxy.spool import Spool, Spools
+from proxy.stores.body import FileBody, MemoryBody
+from proxy.stores.disk import TOUCH_EVERY_SECONDS, DiskTier, Found, Limits, Verdict
+from proxy.stores.files import WINDOW_BYTES, PrivateFile, read_exactly, remove_quietly
+from proxy.stores.memory import MemoryTier, Room
+from proxy.stores.purges import PurgeLog
+
+THREADS = 3
+PURGE_POLL_SECONDS = 0.5
+TEND_SECONDS = 10.0
+SWEEP_SECONDS = 600.0
+
+Tier = Literal["memory", "disk"]
+T = TypeVar("T")
+
+
+class Observer(Protocol):
+    """Who counts what the store does. Called from any thread."""
+
+    def lookup(self, tier: str, result: str, seconds: float) -> None:
+        """`result` is hit, stale (found, but expired), miss or error."""
+
+    def evicted(self, tier: str, reason: str, count: int = 1) -> None:
+        """`reason` is size, ttl, manual or corrupt."""
+
+    def write_error(self, tier: str) -> None:
+        """A reply that a tier could not keep."""
+
+
+class Store:
+    """Entries by key. Reading and writing happen in three threads of our own; memory lookups in none."""
+
+    def __init__(self, settings: CacheSection, clock: Clock, *, instance_id: str, observer: Observer) -> None:
+        self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+        self.spools = Spools(settings.directory, self.executor, instance_id)
+        self._clock = clock
+        self._instance_id = instance_id
+        self._observer = observer
+        self._purges = PurgeLog(settings.directory)
+        self._obeyed = 0
+        """The epoch up to which the memory tier has been purged."""
+        self._memory = MemoryTier(settings.memory_bytes, lambda reason, n: observer.evicted("memory", reason, n))
+        self._disk = DiskTier(
+            settings.directory,
+            Limits(settings.max_bytes, settings.min_free_bytes),
+            clock,
+            self._purges,
+            self.executor,
+            lambda reason, n: observer.evicted("disk", reason, n),
+        )
+        self._max_bytes = settings.max_bytes
+        self._promoting: dict[str, object] = {}
+        self._tending: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the disk tier, if it can be opened, and begin to tend it."""
+        try:
+            await self._run(self._open)
+        except StoreError:
+            pass  # `degraded` says why; `tend` tries again
+        self._obey_purges()
+        self._tending = asyncio.create_task(self._keep_tending(), name="store")
+
+    async def close(self) -> None:
+        """Flights must have landed. Idempotent."""
+        if self._tending is not None:
+            self._tending.cancel()
+            await asyncio.gather(self._tending, return_exceptions=True)
+            self._tending = None
+        if not self._closed:
+            self._closed = True
+            await self._run(self._disk.close)
+            self.executor.shutdown(wait=True)
+
+    async def tend(self, *, sweep: bool = False) -> None:
+        """What is due every few seconds: try again what is broken, sweep, obey purges."""
+        try:
+            await self._run(self._disk.tend)
+            if sweep:
+                await self._run(self._disk.sweep, self._instance_id)
+        except StoreError:
+            pass  # `degraded` says why
+        await self.poll()
+
+    async def poll(self) -> None:
+        """Obey purges that were asked for since the last time."""
+        try:
+            await self._run(self._purges.refresh)
+        except StoreError:
+            return
+        self._obey_purges()
+
+    # --- entries ----------------------------------------------------------------------------------
+
+    async def lookup(self, key: str, *, promote: bool = True) -> Entry | None:
+        """The entry under `key`, fresh or expired: freshness is for the caller to judge. Never raises StoreError.
+
+        From memory without awaiting anything; from disk with its digest checked. With `promote`, a fresh entry that is read
+        from disk enters memory.
+        """
+        started = self._clock.monotonic()
+        slot = self._memory.get(key)
+        if slot is not None:
+            self._observe("memory", slot.entry.metadata, started)
+            self._touch(key, slot.touched_at)
+            return slot.entry
+        self._observer.lookup("memory", "miss", self._clock.monotonic() - started)
+        started = self._clock.monotonic()
+        try:
+            entry = await self._from_disk(key, promote=promote)
+        except StoreError:
+            self._observer.lookup("disk", "error", self._clock.monotonic() - started)
+            return None
+        if entry is None:
+            self._observer.lookup("disk", "miss", self._clock.monotonic() - started)
+        else:
+            self._observe("disk", entry.metadata, started)
+        return entry
+
+    async def commit(self, spool: Spool, metadata: Metadata, *, begun_epoch: int) -> tuple[Entry, bool]:
+        """Store a reply. The entry can be read in any case; the bool says whether a later lookup can find it.
+
+        `begun_epoch` is `epoch()` before the reply was bought: what was purged since is delivered, not stored.
+        """
+        body_bytes = await self._finished(spool)
+        content = spool.take()
+        if isinstance(content, bytearray):
+            self._observer.write_error("disk")
+            self.executor.submit(self._relieve, body_bytes)
+            return await self._into_memory(MemoryBody(content), content, metadata, begun_epoch)
+        try:
+            verdict = await self._run(self._disk.put, content, metadata, body_bytes, begun_epoch)
+        except StoreError:
+            self._observer.write_error("disk")
+            body = self._unnamed(content, body_bytes)
+            return await self._into_memory(body, content.fd, metadata, begun_epoch)
+        if verdict is not Verdict.STORED:
+            return Entry(metadata, self._unnamed(content, body_bytes), "none"), False
+        # Whoever is reading the older entry under this key from disk right now must not put it into memory after this.
+        self._promoting.pop(metadata.key, None)
+        self._memory.discard(metadata.key)
+        body = FileBody(content.release(), len(envelope.MAGIC), body_bytes, self.executor)
+        return Entry(metadata, body, "disk"), True
+
+    async def keep(self, spool: Spool, metadata: Metadata) -> Entry:
+        """A reply that is to be delivered and not stored: nothing of it remains once the entry is dropped."""
+        body_bytes = await self._finished(spool)
+        content = spool.take()
+        if isinstance(content, bytearray):
+            return Entry(metadata, MemoryBody(content), "none")
+        return Entry(metadata, self._unnamed(content, body_bytes), "none")
+
+    def epoch(self) -> int:
+        """How many purges were asked for so far; costs one `stat`."""
+        try:
+            epoch = self._purges.refresh()
+        except StoreError:
+            return self._purges.epoch
+        self._obey_purges()
+        return epoch
+
+    # --- what gauges and health read --------------------------------------------------------------
+
+    @property
+    def healthy(self) -> bool:
+        """The disk takes replies, as far as is known."""
+        return self._disk.problem is None
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """Why the store is not whole; empty when it is."""
+        return () if self._disk.problem is None else (self._disk.problem,)
+
+    def bytes_on_disk(self) -> int:
+        return self._disk.bytes
+
+    def bytes_in_memory(self) -> int:
+        return self._memory.resident_bytes
+
+    def entries(self, tier: Tier = "disk") -> int:
+        return self._disk.entries if tier == "disk" else len(self._memory)
+
+    def capacity(self, tier: Tier = "disk") -> int:
+        return self._max_bytes if tier == "disk" else self._memory.limit_bytes
+
+    # --- disk to memory ---------------------------------------------------------------------------
+
+    async def _from_disk(self, key: str, *, promote: bool) -> Entry | None:
+        token, epoch = object(), self._purges.epoch
+        self._promoting[key] = token
+        try:
+            found = await self._run(self._disk.find, key)
+            if found is None:
+                return None
+            room = self._room(found) if promote else None
+            metadata = await self._run(self._disk.load, found, None if room is None else room.buffer)
+            if self._clock.wall() - found.row.used_at > TOUCH_EVERY_SECONDS or found.row.used_at > self._clock.wall():
+                self.executor.submit(self._note_use, key)
+            undisturbed = self._promoting.get(key) is token and not self._purged_since(epoch, metadata)
+            if room is not None and undisturbed and not self._is_expired(metadata):
+                hot = self._memory.insert(metadata, room, self._clock.wall())
+                return Entry(metadata, hot.body, "disk")
+            return Entry(metadata, found.body, "disk")
+        finally:
+            if self._promoting.get(key) is token:
+                del self._promoting[key]
+
+    def _room(self, found: Found) -> Room | None:
+        """Reserved before the body is read, so that not even bytes on their way in pass the limit."""
+        if found.row.expires_at <= self._clock.wall():
+            return None
+        return self._memory.reserve(found.layout.body_bytes, found.layout.header_bytes)
+
+    async def _into_memory(
+        self, body: FileBody | MemoryBody, content: bytearray | int, metadata: Metadata, begun_epoch: int
+    ) -> tuple[Entry, bool]:
+        """The disk refused: keep the reply in memory, if there is room and nobody asked to forget it."""
+        refused = Entry(metadata, body, "none"), False
+        try:
+            room = self._memory.reserve(len(body), len(envelope.encode_header(metadata)))
+            if room is None:
+                return refused
+            await self._run(_copy, content, room, body)
+        except StoreError:
+            return refused
+        if self._purged_since(begun_epoch, metadata):
+            return refused
+        self._promoting.pop(metadata.key, None)
+        return self._memory.insert(metadata, room, self._clock.wall()), True
+
+    def _unnamed(self, file: PrivateFile, body_bytes: int) -> FileBody:
+        """The body of a file that has no name any more, and is gone when the body is dropped."""
+        remove_quietly(file.path)
+        return FileBody(file.release(), len(envelope.MAGIC), body_bytes, self.executor)
+
+    async def _finished(self, spool: Spool) -> int:
+        await spool.finish()
+        return spool.size
+
+    # --- purges -----------------------------------------------------------------------------------
+
+    def _purged_since(self, epoch: int, metadata: Metadata) -> bool:
+        """By what is known here: what becomes known later is applied to the memory tier when it does."""
+        return any(purge.matches_metadata(metadata) for purge in self._purges.since(epoch))
+
+    def _obey_purges(self) -> None:
+        news = self._purges.since(self._obeyed)
+        self._obeyed += len(news)
+        if news:
+            self._memory.purge(lambda metadata: any(purge.matches_metadata(metadata) for purge in news))
+
+    # --- threads ----------------------------------------------------------------------------------
+
+    async def _run(self, work: Callable[..., T], *values: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.executor, work, *values)
+
+    async def _keep_tending(self) -> None:
+        polls = 0
+        while True:
+            await asyncio.sleep(PURGE_POLL_SECONDS)
+            polls += 1
+            seconds = polls * PURGE_POLL_SECONDS
+            if seconds % TEND_SECONDS == 0:
+                await self.tend(sweep=seconds % SWEEP_SECONDS == 0)
+            else:
+                await self.poll()
+
+    def _open(self) -> None:
+        self._disk.open()
+        self._purges.refresh()
+        self._disk.tend()
+        self._disk.sweep(self._instance_id)
+
+    def _touch(self, key: str, touched_at: float) -> None:
+        slot, now = self._memory.get(key), self._clock.wall()
+        if slot is not None and not 0 <= now - touched_at < TOUCH_EVERY_SECONDS:
+            slot.touched_at = now
+            self.executor.submit(self._note_use, key)
+
+    def _note_use(self, key: str) -> None:
+        try:
+            self._disk.touch(key)
+        except StoreError:
+            pass  # it will seem a little older than it is
+
+    def _relieve(self, needed_bytes: int) -> None:
+        try:
+            self._disk.relieve(needed_bytes)
+        except StoreError:
+            pass  # `degraded` says why
+
+    # --- small things -----------------------------------------------------------------------------
+
+    def _is_expired(self, metadata: Metadata) -> bool:
+        return metadata.expires_at <= self._clock.wall()
+
+    def _observe(self, tier: Tier, metadata: Metadata, started: float) -> None:
+        result = "stale" if self._is_expired(metadata) else "hit"
+        self._observer.lookup(tier, result, self._clock.monotonic() - started)
+
+
+def _copy(content: bytearray | int, room: Room, _owner: FileBody | MemoryBody) -> None:
+    """Fill `room` from memory, or from a descriptor that `_owner` keeps open. Raises StoreError."""
+    if isinstance(content, bytearray):
+        room.buffer[: room.body_bytes] = bytes(content)
+        return
+    offset = len(envelope.MAGIC)
+    try:
+        for at in range(0, room.body_bytes, WINDOW_BYTES):
+            stop = min(room.body_bytes, at + WINDOW_BYTES)
+            room.buffer[at:stop] = read_exactly(content, offset + at, offset + stop)
+    except OSError as error:
+        raise StoreError("the reply cannot be read back") from error

@@ -1,0 +1,1 @@
+"""Where stored replies lie: in memory, on disk, and what keeps both within their limits."""

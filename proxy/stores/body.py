@@ -1,0 +1,70 @@
+"""A reply's bytes as a client is served them: from a file by offset, or from memory."""
+
+import asyncio
+import os
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from mmap import mmap
+
+from proxy.errors import StoreError
+from proxy.stores.files import read_exactly
+
+
+class FileBody:
+    """A range of an open file. The file may lose its name meanwhile (evicted, purged): the descriptor keeps its bytes.
+
+    Read by `pread` and never mapped: a file that is shortened under a mapping kills the process (SIGBUS), a short read is
+    an error like any other. The descriptor is closed when the last reference goes.
+    """
+
+    def __init__(self, fd: int, offset: int, length: int, executor: Executor) -> None:
+        self._fd = fd
+        self._offset = offset
+        self.length = length
+        self._executor = executor
+        weakref.finalize(self, os.close, fd)
+
+    def __len__(self) -> int:
+        return self.length
+
+    async def window(self, start: int, stop: int) -> bytes:
+        try:
+            # The bound method keeps this body, and so its descriptor, alive in the thread even if we are cancelled.
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, start, stop)
+        except RuntimeError as error:
+            raise StoreError("the store is closed") from error
+
+    def reading(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def _read(self, start: int, stop: int) -> bytes:
+        start, stop, _ = slice(start, stop).indices(self.length)
+        try:
+            return read_exactly(self._fd, self._offset + start, self._offset + max(start, stop))
+        except OSError as error:
+            raise StoreError("the stored reply cannot be read") from error
+
+
+class MemoryBody:
+    """Bytes in memory. `readers` says how many clients are being served from them right now."""
+
+    def __init__(self, content: bytes | bytearray | mmap, length: int | None = None) -> None:
+        view = memoryview(content)
+        self._view = (view if length is None else view[:length]).toreadonly()
+        self.readers = 0
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    async def window(self, start: int, stop: int) -> memoryview:
+        return self._view[start:stop]
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        self.readers += 1
+        try:
+            yield
+        finally:
+            self.readers -= 1

@@ -1,0 +1,129 @@
+"""Takes in a reply: its body into a spool, then the whole of it checked, before anybody is told."""
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import Executor
+
+from proxy.errors import UpstreamConnectionLost, UpstreamInvalidResponse, UpstreamRefusal
+from proxy.model import Relay
+from proxy.reply import Edit, Inspection, inspect, shifted
+from proxy.spool import Spool
+from proxy.upstream.links import NotFetchable, fetch_base64
+from proxy.upstream.slots import ReceiveSlots
+from proxy.upstream.wire import Reply, Wire
+
+REPLY_BYTES_PER_IMAGE = 64 * 1024 * 1024
+"""The largest picture of any model, 8.3 megapixels of RGBA that do not compress, is 44 MB in base64."""
+MAX_REFUSAL_BYTES = 1 << 20
+
+_RELAYED = ("openai-processing-ms", "openai-version")
+_RELAYED_WITH_REFUSALS = ("retry-after", "retry-after-ms", "x-should-retry")
+_RELAYED_PREFIX = "x-ratelimit-"
+_MAX_RELAYED_BYTES = 256
+
+
+async def receive(reply: Reply, spool: Spool, slots: ReceiveSlots, *, images: int) -> None:
+    """Reads the body of a 200 into the spool.
+
+    Raises UpstreamInvalidResponse when it is no JSON or too large, UpstreamConnectionLost when it ends early.
+    """
+    limit = REPLY_BYTES_PER_IMAGE * max(1, images)
+    if not _is_json(reply.headers):
+        raise UpstreamInvalidResponse("The upstream answered 200 with something that is not JSON.")
+    if (reply.announced_bytes or 0) > limit:
+        raise UpstreamInvalidResponse(f"The upstream's reply is larger than {limit} bytes.")
+    async with slots.receiving() as slot:
+        async for chunk in reply.chunks(limit):
+            await slot.moved(len(chunk))
+            await spool.write(chunk)
+        await spool.finish()
+
+
+async def refusal(reply: Reply, *, secret: str | None) -> UpstreamRefusal:
+    """The upstream's own error, to be passed on as it came, but for our key if the upstream quotes it in full."""
+    parts: list[bytes] = []
+    try:
+        parts.extend([chunk async for chunk in reply.chunks(MAX_REFUSAL_BYTES)])
+    except (UpstreamConnectionLost, UpstreamInvalidResponse):
+        parts = [b'{"error":{"message":"The upstream\'s error could not be read.","type":"server_error",']
+        parts.append(b'"param":null,"code":null}}')
+        return UpstreamRefusal(reply.status, b"".join(parts), "application/json", relayed(reply.headers, refused=True))
+    content = b"".join(parts)
+    if secret:
+        content = content.replace(secret.encode(), b"[our key]")
+    media_type = reply.headers.get("content-type", "application/json")
+    return UpstreamRefusal(reply.status, content, media_type, relayed(reply.headers, refused=True))
+
+
+def relayed(headers: Mapping[str, str], *, refused: bool = False) -> dict[str, str]:
+    """The headers of one upstream reply that may reach the caller who paid for it; an allow-list."""
+    names = _RELAYED + (_RELAYED_WITH_REFUSALS if refused else ())
+    return {
+        name: value
+        for name, value in headers.items()
+        if (name in names or name.startswith(_RELAYED_PREFIX))
+        and len(name) + len(value) <= _MAX_RELAYED_BYTES
+        and value.isascii()
+        and value.isprintable()
+    }
+
+
+async def check(
+    spool: Spool, executor: Executor, wire: Wire, *, upstream_base_url: str, headers: Mapping[str, str]
+) -> tuple[Inspection, Relay]:
+    """Checks a received body, makes it fit to be stored, and says what was this call's alone.
+
+    Addresses are replaced by the pictures behind them, where those may be fetched; prefixes and the caller's own
+    `safety_identifier` are cut. Raises UpstreamInvalidResponse. Parsing runs in `executor`, whose size bounds its memory.
+    """
+    loop = asyncio.get_running_loop()
+    inspection = await loop.run_in_executor(executor, _inspect, spool)
+    if inspection.links:
+        inspection = await _resolve(spool, inspection, executor, wire, upstream_base_url)
+    cuts = inspection.cuts()
+    if not cuts:
+        return inspection, Relay(relayed(headers))
+    echo = await loop.run_in_executor(executor, _read_echo, spool, inspection)
+    await loop.run_in_executor(executor, spool.replace, cuts)
+    inspection = await loop.run_in_executor(executor, _inspect, spool)
+    return inspection, Relay(relayed(headers), echo)
+
+
+async def _resolve(
+    spool: Spool, inspection: Inspection, executor: Executor, wire: Wire, upstream_base_url: str
+) -> Inspection:
+    edits: list[Edit] = []
+    for link in inspection.links:
+        try:
+            text = await fetch_base64(wire, link.url, upstream_base_url=upstream_base_url)
+        except NotFetchable:
+            continue
+        edits.extend(link.edits(text))
+    if not edits:
+        return inspection
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(executor, spool.replace, tuple(edits))
+    return await loop.run_in_executor(executor, _inspect, spool)
+
+
+def _inspect(spool: Spool) -> Inspection:
+    with spool.view() as view:
+        try:
+            return inspect(view)
+        except UpstreamInvalidResponse as error:
+            # The traceback holds the frames, and those hold views into a file that is about to be unmapped.
+            failure = error.again()
+    raise failure
+
+
+def _read_echo(spool: Spool, inspection: Inspection) -> tuple[int, bytes] | None:
+    if inspection.echo is None:
+        return None
+    start, stop = inspection.echo
+    with spool.view() as view:
+        return shifted(start, inspection.cuts()), bytes(view[start:stop])
+
+
+def _is_json(headers: Mapping[str, str]) -> bool:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or media_type.endswith("+json")

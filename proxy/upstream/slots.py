@@ -1,0 +1,102 @@
+"""Bounds: how many calls an upstream gets at once, and how many reply bodies are read at once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from proxy.errors import QueueFull
+
+MOVING_BYTES_PER_SECOND = 64 * 1024
+RECEIVE_SLOTS = 8
+"""64 replies of 12 MB at once: 320 to 376 MB of memory when all are read together, 99 MB when eight are."""
+
+
+class CallSlots:
+    """At most `limit` calls at once; `queue_limit` more may wait, `wait_seconds` each."""
+
+    def __init__(self, limit: int, *, queue_limit: int = 1000, wait_seconds: float = 30.0) -> None:
+        self._free = asyncio.Semaphore(limit)
+        self._queue_limit = queue_limit
+        self._wait_seconds = wait_seconds
+        self.waiting = 0
+
+    @asynccontextmanager
+    async def hold(self, waited: Callable[[float], None], monotonic: Callable[[], float]) -> AsyncIterator[None]:
+        """A place among the calls. Raises QueueFull (429, `Retry-After`) instead of waiting for ever."""
+        if self._free.locked():
+            await self._queue(waited, monotonic)
+        else:
+            await self._free.acquire()
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    async def _queue(self, waited: Callable[[float], None], monotonic: Callable[[], float]) -> None:
+        full = QueueFull(
+            "Too many images are being generated at once. Please try again later.", headers={"retry-after": "10"}
+        )
+        if self.waiting >= self._queue_limit:
+            raise full
+        began = monotonic()
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._free.acquire()
+        except TimeoutError:
+            raise full from None
+        finally:
+            self.waiting -= 1
+            waited(monotonic() - began)
+
+
+class ReceiveSlots:
+    """At most `limit` reply bodies are read at once; the others wait in the kernel's buffers."""
+
+    def __init__(self, limit: int = RECEIVE_SLOTS) -> None:
+        self._free = asyncio.Semaphore(limit)
+
+    @asynccontextmanager
+    async def receiving(self) -> AsyncIterator["ReceiveSlot"]:
+        slot = ReceiveSlot(self._free)
+        await slot.take()
+        try:
+            yield slot
+        finally:
+            slot.give_back()
+
+
+class ReceiveSlot:
+    """One body's place. A body that moves slowly gives it back, and takes one again before it may move fast."""
+
+    def __init__(self, free: asyncio.Semaphore) -> None:
+        self._free = free
+        self._held = False
+        self._moved_bytes = 0
+        self._check: asyncio.TimerHandle | None = None
+
+    async def take(self) -> None:
+        await self._free.acquire()
+        self._held = True
+        self._watch()
+
+    async def moved(self, count: int) -> None:
+        """Counts what arrived; a body that gave its place back and runs again waits here for another."""
+        self._moved_bytes += count
+        if not self._held and self._moved_bytes >= MOVING_BYTES_PER_SECOND:
+            await self.take()
+
+    def give_back(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
+        if self._held:
+            self._held = False
+            self._free.release()
+
+    def _watch(self) -> None:
+        if self._held and self._moved_bytes < MOVING_BYTES_PER_SECOND and self._check is not None:
+            self._held = False
+            self._free.release()
+        self._moved_bytes = 0
+        self._check = asyncio.get_running_loop().call_later(1.0, self._watch)
