@@ -11,6 +11,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy import __version__, catalogue, ids
+from proxy.asking import Doorkeeper
 from proxy.auth import Authenticator
 from proxy.clock import Clock, SystemClock
 from proxy.errors import ConfigurationError
@@ -18,13 +19,14 @@ from proxy.filelinks import FileLinks
 from proxy.health import Health
 from proxy.metrics import Metrics
 from proxy.middleware import Caught, Guarded, Recorded
-from proxy.pipeline import Fill, Pipeline
+from proxy.outcomes import Fill
+from proxy.pipeline import Pipeline
 from proxy.render import Renderer
 from proxy.routes import Endpoint, Files, ImagesApi, MetricsPage, other_routes
 from proxy.settings import Settings
 from proxy.singleflight import Flights
 from proxy.store import Store
-from proxy.stores.secret import secret as cache_secret
+from proxy.stores.secret import cache_secret
 from proxy.upstream import Upstreams, Wire
 from proxy.validation import Validator
 
@@ -89,7 +91,7 @@ class App:
         except ConfigurationError:
             self.metrics.reloaded(ok=False)
             raise
-        self.pipeline.validator = validator
+        self.pipeline.doorkeeper.validator = validator
         self.metrics.reloaded(ok=True)
 
 
@@ -107,14 +109,13 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
     secret = cache_secret(settings.cache, settings.cache.directory)
     health = Health(store_is_writable=lambda: store.healthy)
     flights: Flights[Fill] = Flights()
+    authenticator = Authenticator(settings.auth.mode, secret)
     pipeline = Pipeline(
-        authenticator=Authenticator(settings.auth.mode, secret),
-        validator=validator,
-        upstream_sections=settings.upstreams,
-        cache=settings.cache,
+        doorkeeper=Doorkeeper(authenticator, validator, settings.upstreams, metrics, clock),
         store=store,
         flights=flights,
         upstreams=upstreams,
+        cache=settings.cache,
         health=health,
         metrics=metrics,
         clock=clock,

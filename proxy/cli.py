@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DONE, FAILED, WRONG = 0, 1, 2
 _INTERRUPTED = 130
+_KEY_DIGITS, _SHORT_KEY = 64, 12
+"""Hexadecimal digits of a key, and how many of them people are shown, as in `X-Imagegate-Cache-Key`."""
 
 Options = argparse.Namespace
 
@@ -210,13 +212,15 @@ def _cache_stats(options: Options) -> int:
 
 
 def _cache_list(options: Options) -> int:
-    found = _directory(options).entries(options.limit, options.after)
+    # Of a key, people have the digits that the last list showed.
+    after = options.after.ljust(_KEY_DIGITS, "f") if options.after else ""
+    found = _directory(options).entries(options.limit, after)
     if options.json:
         _print_json([_entry(metadata, size) for metadata, size in found])
         return DONE
     rows = [
         (
-            metadata.key[:16],
+            metadata.key[:_SHORT_KEY],
             metadata.model,
             metadata.size,
             metadata.quality,
@@ -238,12 +242,11 @@ def _cache_show(options: Options) -> int:
 
 
 def _cache_purge(options: Options) -> int:
-    directory = _directory(options)
-    removed = directory.purge(_purge(options))
+    removed = _directory(options).purge(_purge(options))
     if options.json:
         _print_json({"removed": removed})
     else:
-        print(f"removed {removed} {'entry' if removed == 1 else 'entries'} from {options.directory}")
+        print(f"removed {removed:,} {'entry' if removed == 1 else 'entries'}")
     return DONE
 
 
@@ -263,16 +266,26 @@ def _purge(options: Options) -> "Purge":
 
 
 def _cache_verify(options: Options) -> int:
-    report = _directory(options).verify()
-    return DONE
+    report = _directory(options).verify(delete=options.delete)
+    faults = {"damaged": report.damaged, "missing": report.missing, "orphans": report.orphans}
+    if options.json:
+        _print_json({"sound": report.sound, **{name: list(found) for name, found in faults.items()}})
+    else:
+        _print_pairs({"sound": f"{report.sound:,}", **{name: f"{len(found):,}" for name, found in faults.items()}})
+        for name, found in faults.items():
+            for one in found:
+                print(f"{name}: {_printable(one)}")
+    return DONE if report.passed else FAILED
 
 
 def _directory(options: Options) -> "CacheDirectory":
     path = _settings(options).cache.directory
-    if not path.is_dir():
-        raise StoreError(f"there is no cache at {path}")
     from proxy.stores.directory import CacheDirectory
+    from proxy.stores.index import DATABASE
 
+    if not (path / DATABASE).is_file():
+        # Looking must not create one.
+        raise StoreError(f"there is no cache at {path}")
     return CacheDirectory(path)
 
 
@@ -459,11 +472,12 @@ def _add_cache(commands: Any) -> None:
     actions = cache.add_subparsers(title="actions", metavar="ACTION", required=True)
     stats = _command(actions, "stats", _cache_stats, "count entries and bytes")
     stats.epilog = "example: imagegate cache stats --json"
-    listing = _command(actions, "list", _cache_list, "list entries, newest first, without their prompts")
+    listing = _command(actions, "list", _cache_list, "list entries in the order of their keys, without their prompts")
     listing.epilog = "example: imagegate cache list --limit 20"
     listing.add_argument(
         "--limit", type=_number(int, 1, 10**9), default=100, metavar="N", help="at most so many (default: 100)"
     )
+    listing.add_argument("--after", type=_hex, metavar="KEY", help="go on behind this key")
     show = _command(actions, "show", _cache_show, "show one entry with the request that bought it, prompt included")
     show.epilog = "example: imagegate cache show 3f9a0c1d2e4b"
     show.add_argument(
@@ -480,7 +494,8 @@ def _add_cache(commands: Any) -> None:
     )
     which.add_argument("--all", action="store_true", help="every entry")
     verify = _command(actions, "verify", _cache_verify, "read every entry and check its digest")
-    verify.epilog = "example: imagegate cache verify"
+    verify.epilog = "example: imagegate cache verify --delete"
+    verify.add_argument("--delete", action="store_true", help="remove what is damaged or has no file")
     for action in (stats, listing, show, purge, verify):
         _add_json(action)
 

@@ -23,7 +23,7 @@ from proxy import envelope
 from proxy.clock import Clock
 from proxy.errors import StoreError
 from proxy.model import Metadata
-from proxy.stores import sweeper
+from proxy.stores import entryfile, sweeper
 from proxy.stores.body import FileBody
 from proxy.stores.files import (
     PRIVATE_DIRECTORY,
@@ -31,7 +31,6 @@ from proxy.stores.files import (
     PrivateFile,
     make_private_directory,
     open_regular,
-    read_exactly,
     remove_quietly,
     write_all,
 )
@@ -197,7 +196,7 @@ class DiskTier:
     def load(self, found: Found, buffer: mmap | None) -> Metadata:
         """Check the whole entry, and fill `buffer` with its body on the way. Raises StoreError; damage is deleted."""
         try:
-            metadata = self._verified(found, buffer)
+            metadata = entryfile.check_entry(found.fd, found.layout, buffer)
             if metadata.key != found.row.key:
                 raise StoreError("damaged entry: it belongs to another key")
         except StoreError:
@@ -244,7 +243,7 @@ class DiskTier:
     def _publish(
         self, index: Index, file: PrivateFile, metadata: Metadata, body_bytes: int, begun_epoch: int
     ) -> Verdict:
-        size = _seal(file.fd, metadata, body_bytes)
+        size = entryfile.seal(file.fd, metadata, body_bytes)
         if size > self._limits.max_bytes:
             return Verdict.TOO_LARGE
         filename = self._place(file.path)
@@ -377,7 +376,7 @@ class DiskTier:
 
     def _adopt_one(self, index: Index, filename: str, size: int) -> None:
         try:
-            metadata = sweeper.read_metadata(self._directory / filename)
+            metadata = entryfile.read_metadata(self._directory / filename)
         except StoreError:
             self._unlink(filename)
             return
@@ -410,31 +409,12 @@ class DiskTier:
             return None
         body = FileBody(fd, len(envelope.MAGIC), 0, self._executor)
         try:
-            size = os.fstat(fd).st_size
-            if size < envelope.FOOTER_BYTES:
-                raise StoreError("damaged entry: too short")  # noqa: TRY301
-            layout = envelope.layout(read_exactly(fd, size - envelope.FOOTER_BYTES, size), size)
+            layout = entryfile.read_layout(fd)
         except StoreError:
             self._forget(index, row, "corrupt")
             raise
         body.length = layout.body_bytes
         return Found(row, layout, fd, body)
-
-    def _verified(self, found: Found, buffer: mmap | None) -> Metadata:
-        """Every byte of the file goes through the digest. Raises StoreError, OSError."""
-        layout, running, done = found.layout, envelope.digest(), 0
-        magic = read_exactly(found.fd, 0, layout.body_start)
-        if magic != envelope.MAGIC:
-            raise StoreError("damaged entry: no magic")
-        running.update(magic)
-        while done < layout.body_bytes:
-            stop = min(layout.body_bytes, done + WINDOW_BYTES)
-            window = read_exactly(found.fd, layout.body_start + done, layout.body_start + stop)
-            running.update(window)
-            if buffer is not None:
-                buffer[done:stop] = window
-            done = stop
-        return envelope.unseal(layout, running, read_exactly(found.fd, layout.body_stop, layout.size))
 
     # --- forgetting -------------------------------------------------------------------------------
 
@@ -564,17 +544,6 @@ class Doomed:
         self.expired += expired
         if isinstance(row, Row):
             self.bytes += row.size
-
-
-def _seal(fd: int, metadata: Metadata, body_bytes: int) -> int:
-    """Append header and footer to magic and body; the size of the whole. Raises OSError, StoreError."""
-    running, stop = envelope.digest(), len(envelope.MAGIC) + body_bytes
-    for at in range(0, stop, WINDOW_BYTES):
-        running.update(read_exactly(fd, at, min(stop, at + WINDOW_BYTES)))
-    tail = envelope.tail(metadata, body_bytes, running)
-    write_all(fd, tail, stop)
-    os.ftruncate(fd, stop + len(tail))
-    return stop + len(tail)
 
 
 def _is_full(error: Exception) -> bool:

@@ -268,12 +268,11 @@ class Index(diskcache.Cache):  # type: ignore[misc]
         sql = f"SELECT {_COLUMNS} FROM Cache WHERE key > ? ORDER BY key, raw LIMIT ?"  # noqa: S608
         return [_row_or_damage(found) for found in self._query(sql, (after, limit))]
 
-    def rows(self) -> Iterator[Row | DamagedRowError]:
-        """Every row, a thousand at a time; rows that come or go meanwhile may be missed."""
-        last = -1
+    def rows(self, sql: sqlite3.Connection | None = None) -> Iterator[Row | DamagedRowError]:
+        """Every row, a thousand at a time; without a transaction, rows that come or go meanwhile may be missed."""
+        select, last = f"SELECT {_COLUMNS} FROM Cache WHERE rowid > ? ORDER BY rowid LIMIT 1000", -(2**63)  # noqa: S608
         while True:
-            sql = f"SELECT {_COLUMNS} FROM Cache WHERE rowid > ? ORDER BY rowid LIMIT 1000"  # noqa: S608
-            found = self._query(sql, (last,))
+            found = self._query(select, (last,)) if sql is None else sql.execute(select, (last,)).fetchall()
             if not found:
                 return
             yield from map(_row_or_damage, found)

@@ -13,15 +13,15 @@ FILENAME = "secret"
 SECRET_BYTES = 32
 
 
-def secret(settings: CacheSection, directory: Path) -> bytes:
-    """`cache.secret`, else the contents of `directory`/secret, which is created when it is missing.
+def cache_secret(settings: CacheSection) -> bytes:
+    """`cache.secret`, else the contents of the file `secret` in the cache directory, created when it is missing.
 
     Where none can be created (a read-only disk) the secret lasts as long as the process: nothing can be stored there
     either. Raises ConfigurationError for a file that others may read, or that is not what was written.
     """
     if settings.secret is not None:
         return settings.secret.reveal().encode()
-    path = directory / FILENAME
+    path = settings.directory / FILENAME
     try:
         if not os.path.lexists(path):
             _create(path)

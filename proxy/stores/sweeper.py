@@ -9,10 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from proxy import envelope
-from proxy.errors import StoreError
-from proxy.model import Metadata
-from proxy.stores.files import open_regular, read_exactly, remove_quietly
+from proxy.stores.files import remove_quietly
 from proxy.stores.index import is_value_path
 
 QUARANTINE = "quarantine"
@@ -73,25 +70,6 @@ def quarantined_bytes(directory: Path) -> int:
 def empty_quarantine(directory: Path) -> None:
     """Indexes put aside are there for whoever wants to know why; entries that were paid for come before them."""
     shutil.rmtree(directory / QUARANTINE, ignore_errors=True)
-
-
-def read_metadata(path: Path) -> Metadata:
-    """What an entry says of itself, without reading its body: the digest is checked when it is looked up.
-
-    Raises StoreError for what is no entry, OSError if the medium fails.
-    """
-    fd = open_regular(path)
-    try:
-        size = os.fstat(fd).st_size
-        if read_exactly(fd, 0, len(envelope.MAGIC)) != envelope.MAGIC:
-            raise StoreError("damaged entry: no magic")
-        if size < envelope.FOOTER_BYTES:
-            raise StoreError("damaged entry: too short")
-        found = envelope.layout(read_exactly(fd, size - envelope.FOOTER_BYTES, size), size)
-        header = read_exactly(fd, found.body_stop, found.body_stop + found.header_bytes)
-    finally:
-        os.close(fd)
-    return envelope.decode_header(header, found.body_bytes)
 
 
 def _directories(directory: Path) -> Iterator[os.DirEntry[str]]:

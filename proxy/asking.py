@@ -1,0 +1,111 @@
+"""Who asks what: a call as it arrived becomes an Ask that is believed, or the error that says why not."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from typing import Any
+
+from proxy import policy, strictjson, validation
+from proxy.auth import Authenticator
+from proxy.cachekey import cache_key
+from proxy.clock import Clock
+from proxy.errors import RequestError, Unauthenticated, UnsupportedByModel
+from proxy.metrics import Metrics
+from proxy.model import Candidate, ImageRequest, Inbound, Principal
+from proxy.routing import eligible
+from proxy.settings import UpstreamSection
+from proxy.upstream import Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A call that was believed: valid at every candidate, of which there is at least one, the most preferred first."""
+
+    inbound: Inbound
+    principal: Principal
+    candidates: tuple[Candidate, ...]
+    directives: policy.Directives
+
+    @property
+    def first(self) -> Candidate:
+        return self.candidates[0]
+
+    @property
+    def caller(self) -> Caller:
+        return Caller(self.principal.credential, self.inbound.headers.get("openai-beta", ""))
+
+
+@dataclass(slots=True)
+class Doorkeeper:
+    """Authenticates, then validates. `validator` is exchanged whole on a reload."""
+
+    authenticator: Authenticator
+    validator: validation.Validator
+    upstreams: tuple[UpstreamSection, ...]
+    metrics: Metrics
+    clock: Clock
+
+    def believe(self, inbound: Inbound) -> Ask:
+        """Raises RequestError, and counts it."""
+        principal = self._authenticate(inbound)
+        try:
+            document = strictjson.parse_object(inbound.body)
+            candidates = self._candidates(inbound, principal, document)
+            directives = policy.directives(inbound.headers)
+        except RequestError as error:
+            self.metrics.rejected(error.param, error.code)
+            raise
+        self._note(inbound, candidates[0])
+        return Ask(inbound, principal, candidates, directives)
+
+    def _authenticate(self, inbound: Inbound) -> Principal:
+        try:
+            principal = self.authenticator.authenticate(inbound.headers)
+        except Unauthenticated:
+            self.metrics.auth_failed("missing")
+            raise
+        inbound.progress.team = principal.team
+        return principal
+
+    def _candidates(self, inbound: Inbound, principal: Principal, document: dict[str, Any]) -> tuple[Candidate, ...]:
+        """The preferred upstream judges the request; another one is a candidate if it would take it too."""
+        model = self.validator.model_of(document)
+        sections = eligible(self.upstreams, model)
+        if not sections and model:
+            raise UnsupportedByModel(f"The model '{model}' does not exist.", param="model", code="invalid_value")
+        found: list[Candidate] = []
+        for section in sections or self.upstreams[:1]:
+            try:
+                request = self.validator.validate(document, inbound.operation, section.vendor)
+            except RequestError:
+                if not found:
+                    raise
+                continue
+            request = _varied(request, inbound.headers.get("x-imagegate-variant"))
+            key = cache_key(
+                request,
+                scope=principal.scope,
+                cache_group=section.cache_group,
+                openai_beta=inbound.headers.get("openai-beta", ""),
+            )
+            found.append(Candidate(section.name, section.cache_group, request, key))
+        return tuple(found)
+
+    def _note(self, inbound: Inbound, candidate: Candidate) -> None:
+        """What the log line and the metrics of this call need, however it ends."""
+        request, progress = candidate.request, inbound.progress
+        progress.model, progress.key = request.model, candidate.key
+        progress.size, progress.quality = request.size, request.quality
+        progress.prompt_characters = len(request.prompt)
+        for param, code in request.violations:
+            self.metrics.let_through(param, code)
+        if request.shutdown_date is not None and self.clock.wall() > _midnight_utc(request.shutdown_date):
+            self.metrics.past_shutdown(request.model)
+
+
+def _varied(request: ImageRequest, header: str | None) -> ImageRequest:
+    """With the variant of the header `X-Imagegate-Variant`, which goes before the field of the body."""
+    return request if header is None else replace(request, variant=validation.variant(header))
+
+
+def _midnight_utc(day: date) -> float:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()

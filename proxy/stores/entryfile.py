@@ -1,0 +1,68 @@
+"""Reads and seals the file of an entry: its layout, its metadata, or the whole of it with its digest checked.
+
+Every function raises StoreError for what is no sound entry, and OSError if the medium fails, which says nothing about it.
+"""
+
+import os
+from mmap import mmap
+from pathlib import Path
+
+from proxy import envelope
+from proxy.errors import StoreError
+from proxy.model import Metadata
+from proxy.stores.files import WINDOW_BYTES, open_regular, read_exactly, write_all
+
+
+def read_layout(fd: int) -> envelope.Layout:
+    """From the footer; the digest is not checked."""
+    size = os.fstat(fd).st_size
+    if size < envelope.FOOTER_BYTES:
+        raise StoreError("damaged entry: too short")
+    return envelope.layout(read_exactly(fd, size - envelope.FOOTER_BYTES, size), size)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """What an entry says of itself, without reading its body."""
+    fd = open_regular(path)
+    try:
+        found = read_layout(fd)
+        header = read_exactly(fd, found.body_stop, found.body_stop + found.header_bytes)
+    finally:
+        os.close(fd)
+    return envelope.decode_header(header, found.body_bytes)
+
+
+def read_entry(path: Path) -> Metadata:
+    """What an entry says of itself, and every byte of it is as it was sealed."""
+    fd = open_regular(path)
+    try:
+        return check_entry(fd, read_layout(fd), None)
+    finally:
+        os.close(fd)
+
+
+def check_entry(fd: int, found: envelope.Layout, buffer: mmap | None) -> Metadata:
+    """Run every byte of the file through the digest; the body goes into `buffer` on the way."""
+    running = envelope.digest()
+    magic = read_exactly(fd, 0, found.body_start)
+    if magic != envelope.MAGIC:
+        raise StoreError("damaged entry: no magic")
+    running.update(magic)
+    for start in range(0, found.body_bytes, WINDOW_BYTES):
+        stop = min(found.body_bytes, start + WINDOW_BYTES)
+        window = read_exactly(fd, found.body_start + start, found.body_start + stop)
+        running.update(window)
+        if buffer is not None:
+            buffer[start:stop] = window
+    return envelope.unseal(found, running, read_exactly(fd, found.body_stop, found.size))
+
+
+def seal(fd: int, metadata: Metadata, body_bytes: int) -> int:
+    """Append header and footer to a file of magic and body; the size of the whole."""
+    running, stop = envelope.digest(), len(envelope.MAGIC) + body_bytes
+    for at in range(0, stop, WINDOW_BYTES):
+        running.update(read_exactly(fd, at, min(stop, at + WINDOW_BYTES)))
+    tail = envelope.tail(metadata, body_bytes, running)
+    write_all(fd, tail, stop)
+    os.ftruncate(fd, stop + len(tail))
+    return stop + len(tail)

@@ -1,0 +1,293 @@
+"""A spool holds exactly what was written, in a file or in memory, and leaves nothing behind."""
+
+import asyncio
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy import envelope
+from proxy.errors import StoreError
+from proxy.spool import FLUSH_BYTES, Spool, Spools
+
+pytestmark = pytest.mark.anyio
+
+LARGE = bytes(range(256)) * (3 * FLUSH_BYTES // 256) + b"the end"
+
+
+@dataclass(frozen=True)
+class Cut:
+    start: int
+    stop: int
+    replacement: bytes = b""
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def spools(tmp_path: Path, executor: ThreadPoolExecutor) -> Spools:
+    return Spools(tmp_path, executor, "aaaa")
+
+
+def files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("tmp/*"))
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def filled(spools: Spools, body: bytes, chunk: int = 100_000) -> Spool:
+    spool = spools.open()
+    for at in range(0, len(body), chunk):
+        await spool.write(body[at : at + chunk])
+    await spool.finish()
+    return spool
+
+
+def contents(spool: Spool) -> bytes:
+    with spool.view() as view:
+        return bytes(view)
+
+
+@pytest.mark.parametrize("body", [b"", b"x", LARGE])
+async def test_what_was_written_is_seen(spools: Spools, body: bytes) -> None:
+    spool = await filled(spools, body)
+    assert (spool.size, contents(spool)) == (len(body), body)
+    spool.discard()
+
+
+async def test_the_view_is_read_only(spools: Spools) -> None:
+    for spool in (await filled(spools, b"body"), await filled(Spools(None, ThreadPoolExecutor(1), "a"), b"body")):
+        with spool.view() as view, pytest.raises(TypeError):
+            view[0] = 0
+        spool.discard()
+
+
+async def test_the_file_begins_with_the_magic_and_is_private(spools: Spools, tmp_path: Path) -> None:
+    spool = await filled(spools, LARGE)
+    (file,) = files(tmp_path)
+    assert file.name.startswith("aaaa-") and file.name.endswith(".spool")
+    assert file.read_bytes() == envelope.MAGIC + LARGE
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    spool.discard()
+
+
+async def test_writing_happens_in_a_thread_and_in_large_pieces(tmp_path: Path) -> None:
+    class Counting(ThreadPoolExecutor):
+        jobs = 0
+
+        def submit(self, *args, **keywords):  # type: ignore[no-untyped-def]
+            self.jobs += 1
+            return super().submit(*args, **keywords)
+
+    with Counting(1) as executor:
+        spool = await filled(Spools(tmp_path, executor, "aaaa"), LARGE, chunk=1000)
+        assert executor.jobs == 4
+        spool.discard()
+
+
+async def test_discarding_leaves_no_file_and_no_descriptor(spools: Spools, tmp_path: Path) -> None:
+    await asyncio.get_running_loop().run_in_executor(None, lambda: None)
+    before = descriptors()
+    for _ in range(20):
+        spool = await filled(spools, LARGE)
+        spool.discard()
+        spool.discard()
+    assert (files(tmp_path), descriptors()) == ([], before)
+
+
+async def test_a_spool_that_is_forgotten_leaves_nothing_either(spools: Spools, tmp_path: Path) -> None:
+    spool = await filled(spools, LARGE)
+    before = descriptors()
+    assert files(tmp_path)
+    del spool
+    assert (files(tmp_path), descriptors()) == ([], before - 1)
+
+
+async def test_a_write_that_was_cancelled_is_cleaned_up_by_its_thread(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        gate = threading.Event()
+        executor.submit(gate.wait)
+        spool = Spools(tmp_path, executor, "aaaa").open()
+        writing = asyncio.create_task(spool.write(LARGE))
+        await asyncio.sleep(0)
+        writing.cancel()
+        spool.discard()
+        gate.set()
+    assert files(tmp_path) == []
+
+
+async def test_discarding_while_a_thread_is_looking_is_left_to_that_thread(spools: Spools, tmp_path: Path) -> None:
+    spool = await filled(spools, LARGE)
+    looking, seen = threading.Event(), threading.Event()
+    found: list[bytes] = []
+
+    def look() -> None:
+        with spool.view() as view:
+            looking.set()
+            seen.wait()
+            found.append(bytes(view))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    looking.wait()
+    spool.discard()
+    assert files(tmp_path)
+    seen.set()
+    thread.join()
+    assert (found, files(tmp_path)) == ([LARGE], [])
+
+
+async def test_after_discarding_nothing_is_to_be_had(spools: Spools) -> None:
+    spool = await filled(spools, b"body")
+    spool.discard()
+    with pytest.raises(StoreError), spool.view():
+        pass
+    with pytest.raises(StoreError):
+        spool.take()
+
+
+async def test_without_a_directory_it_lives_in_memory(executor: ThreadPoolExecutor) -> None:
+    spool = await filled(Spools(None, executor, "aaaa"), LARGE)
+    assert spool.in_memory
+    assert contents(spool) == LARGE
+    assert spool.take() == LARGE
+
+
+async def test_a_disk_that_takes_nothing_is_left_for_memory(executor: ThreadPoolExecutor, tmp_path: Path) -> None:
+    (tmp_path / "tmp").write_text("in the way")
+    spool = await filled(Spools(tmp_path, executor, "aaaa"), LARGE)
+    assert spool.in_memory and isinstance(spool.error, OSError)
+    assert contents(spool) == LARGE
+
+
+async def test_a_disk_that_gives_out_half_way_is_left_for_memory_with_all_that_was_written(
+    spools: Spools, tmp_path: Path
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    spool = spools.open()
+    await spool.write(LARGE[:FLUSH_BYTES])
+    (file,) = files(tmp_path)
+    before = descriptors()
+    # The descriptor keeps its number, and what is behind it: only writing fails from now on.
+    reading = os.open(file, os.O_RDONLY)
+    os.dup2(reading, taken_fd(spool))
+    os.close(reading)
+    await spool.write(LARGE[FLUSH_BYTES:])
+    await spool.finish()
+    assert spool.in_memory and spool.error is not None and spool.error.errno == errno.EBADF
+    assert contents(spool) == LARGE
+    assert (files(tmp_path), descriptors()) == ([], before - 1)
+
+
+def taken_fd(spool: Spool) -> int:
+    """The descriptor of the spool's file, as the kernel lists it."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").endswith(".spool"):
+                return int(name)
+        except FileNotFoundError:
+            continue
+    raise AssertionError("the spool has no file")
+
+
+async def test_taking_hands_over_the_file_and_discarding_does_not_touch_it(spools: Spools, tmp_path: Path) -> None:
+    spool = await filled(spools, LARGE)
+    file = spool.take()
+    spool.discard()
+    assert not isinstance(file, bytearray)
+    assert file.path.read_bytes() == envelope.MAGIC + LARGE
+    file.remove()
+    assert files(tmp_path) == []
+
+
+# --- edits ------------------------------------------------------------------------------------------------------------
+
+
+def edited(body: bytes, edits: list[Cut]) -> bytes:
+    for edit in reversed(edits):
+        body = body[: edit.start] + edit.replacement + body[edit.stop :]
+    return body
+
+
+@st.composite
+def bodies_and_edits(draw: st.DrawFn) -> tuple[bytes, list[Cut]]:
+    body = draw(st.binary(max_size=50)) * draw(st.sampled_from([1, 3, 20_000]))
+    places = sorted(draw(st.lists(st.integers(0, len(body)), max_size=8)))
+    cuts = [
+        Cut(start, stop, draw(st.binary(max_size=12)))
+        for start, stop in zip(places[::2], places[1::2], strict=False)
+    ]
+    return body, cuts
+
+
+@settings(deadline=None, max_examples=60)
+@given(case=bodies_and_edits(), in_memory=st.booleans())
+def test_edits_do_what_slicing_does(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[bytes, list[Cut]], in_memory: bool
+) -> None:
+    body, cuts = case
+    directory = tmp_path_factory.mktemp("spool")
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            spool = await filled(Spools(None if in_memory else directory, executor, "aaaa"), body)
+            spool.replace(cuts)
+            expected = edited(body, cuts)
+            assert (contents(spool), spool.size, spool.in_memory) == (expected, len(expected), in_memory)
+            spool.discard()
+
+    asyncio.run(run())
+    assert files(directory) == []
+
+
+async def test_a_shrinking_edit_stays_in_the_same_file(spools: Spools, tmp_path: Path) -> None:
+    spool = await filled(spools, LARGE)
+    (before,) = files(tmp_path)
+    inode = before.stat().st_ino
+    spool.replace([Cut(3, 25), Cut(FLUSH_BYTES, FLUSH_BYTES + 9, b"abc")])
+    (after,) = files(tmp_path)
+    assert after.stat().st_ino == inode
+    assert after.read_bytes() == envelope.MAGIC + edited(LARGE, [Cut(3, 25), Cut(FLUSH_BYTES, FLUSH_BYTES + 9, b"abc")])
+    spool.discard()
+
+
+async def test_a_growing_edit_leaves_one_file_and_one_descriptor(spools: Spools, tmp_path: Path) -> None:
+    spool = await filled(spools, LARGE)
+    before = descriptors()
+    for _ in range(3):
+        spool.replace([Cut(10, 20, bytes(1000))])
+    assert (len(files(tmp_path)), descriptors()) == (1, before)
+    spool.discard()
+    assert (files(tmp_path), descriptors()) == ([], before - 1)
+
+
+async def test_edits_out_of_order_or_outside_are_refused_before_anything_is_touched(spools: Spools) -> None:
+    spool = await filled(spools, b"0123456789")
+    for wrong in ([Cut(5, 6), Cut(4, 5)], [Cut(3, 2)], [Cut(5, 11)], [Cut(1, 4), Cut(3, 5)]):
+        with pytest.raises(ValueError, match="in order"):
+            spool.replace(wrong)
+    assert contents(spool) == b"0123456789"
+    spool.discard()
+
+
+async def test_editing_what_is_being_viewed_is_refused(spools: Spools) -> None:
+    spool = await filled(spools, b"0123456789")
+    with spool.view(), pytest.raises(RuntimeError):
+        spool.replace([Cut(0, 1)])
+    spool.discard()
