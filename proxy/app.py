@@ -106,7 +106,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
     upstreams = Upstreams(
         settings.upstreams, spools=store.spools, wire=wire, executor=checkers, observer=metrics, clock=clock
     )
-    secret = cache_secret(settings.cache, settings.cache.directory)
+    secret = cache_secret(settings.cache)
     health = Health(store_is_writable=lambda: store.healthy)
     flights: Flights[Fill] = Flights()
     authenticator = Authenticator(settings.auth.mode, secret)

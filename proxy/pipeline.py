@@ -8,6 +8,7 @@ buy        money                  upstream (which checks); count; store
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from proxy import ids, outcomes
 from proxy.asking import Ask, Doorkeeper
@@ -136,5 +137,5 @@ class Pipeline:
         sizes = [image.size for image in metadata.images]
         self.metrics.delivered(metadata.model, metadata.size, metadata.quality, outcome.label, len(sizes), sizes)
         if outcome.forward is None or outcome.collapsed:
-            reason = "hit" if outcome.forward is None else "coalesced"
+            reason: Literal["hit", "coalesced"] = "hit" if outcome.forward is None else "coalesced"
             self.metrics.saved(metadata.model, ask.principal.team, reason, metadata.usage, metadata.cost)

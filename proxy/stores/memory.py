@@ -107,18 +107,26 @@ class MemoryTier:
             return True
         if charge > self.limit_bytes:
             return False
-        # First see whether it can succeed: evicting others for an insertion that is then refused would be plain loss.
-        doomed = []
-        for key, slot in self._slots.items():
-            if missing <= 0:
-                break
-            if slot.body.readers == 0:
-                doomed.append(key)
-                missing -= slot.charge
-        if missing > 0:
+        doomed = self._idle(missing)
+        if doomed is None:
             return False
         for key in doomed:
             self.discard(key)
         self._on_evict("size", len(doomed))
         # Somebody may hold an entry without having begun to read it: then its memory is not back yet.
         return self.resident_bytes + charge <= self.limit_bytes
+
+    def _idle(self, needed: int) -> list[str] | None:
+        """The least recently used entries that nobody reads, enough of them for `needed` bytes; None if there are not.
+
+        Decided before anything is evicted: to evict for an insertion that is then refused would be plain loss. A function
+        of its own, so that no local variable holds on to a buffer that is to be freed.
+        """
+        doomed = []
+        for key, slot in self._slots.items():
+            if needed <= 0:
+                break
+            if slot.body.readers == 0:
+                doomed.append(key)
+                needed -= slot.charge
+        return doomed if needed <= 0 else None
