@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # The gate's own machines have two cores; more would not make the suite wait less.
 JOBS ?= 4
 
-.PHONY: help run test check format lint types contracts dockerfile lock clean
+.PHONY: help run test bench check format lint types contracts dockerfile lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ run: $(VENV)/run.stamp ## Serve images on PORT (8080), from the sandbox unless a
 
 test: $(VENV)/dev.stamp ## Run the whole test suite
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+bench: $(VENV)/run.stamp ## Measure hits, misses, coalescing and memory beside the bare upstream
+	@$(BIN)/python bench/quick.py
 
 check: format lint types contracts test ## Everything the gate runs
 

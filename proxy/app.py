@@ -1,6 +1,7 @@
 """The composition root: builds every concrete thing, wires it, opens it and closes it."""
 
 import logging
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from proxy import __version__, catalogue, ids
 from proxy.asking import Doorkeeper
 from proxy.auth import Authenticator
 from proxy.clock import Clock, SystemClock
+from proxy.crosschecks import check_vendors
 from proxy.errors import ConfigurationError
 from proxy.filelinks import FileLinks
 from proxy.health import Health
@@ -23,7 +25,7 @@ from proxy.outcomes import Fill
 from proxy.pipeline import Pipeline
 from proxy.render import Renderer
 from proxy.routes import Endpoint, Files, ImagesApi, MetricsPage, other_routes
-from proxy.settings import Settings
+from proxy.settings import RulesSection, Settings, UpstreamSection
 from proxy.singleflight import Flights
 from proxy.store import Store
 from proxy.stores.secret import cache_secret
@@ -87,7 +89,7 @@ class App:
     def reload(self, settings: Settings) -> None:
         """New rules, aliases, catalogue and prices (SIGHUP). Raises ConfigurationError and keeps the old."""
         try:
-            validator = Validator(catalogue.load(settings.rules.catalogue), settings.rules)
+            validator = _validator(settings.rules, self.settings.upstreams)
         except ConfigurationError:
             self.metrics.reloaded(ok=False)
             raise
@@ -98,7 +100,7 @@ class App:
 def build(settings: Settings, *, clock: Clock | None = None) -> App:
     """The whole application from its settings. Raises ConfigurationError."""
     clock = clock or SystemClock()
-    validator = Validator(catalogue.load(settings.rules.catalogue), settings.rules)
+    validator = _validator(settings.rules, settings.upstreams)
     metrics = _metrics(settings, validator, clock)
     store = Store(settings.cache, clock, instance_id=ids.instance_id(), observer=metrics)
     checkers = ThreadPoolExecutor(CHECKERS, thread_name_prefix="check")
@@ -148,6 +150,13 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         metrics=metrics,
         checkers=checkers,
     )
+
+
+def _validator(rules: RulesSection, upstreams: Iterable[UpstreamSection]) -> Validator:
+    """The rules in force, with a catalogue that has the vendor of every upstream. Raises ConfigurationError."""
+    loaded = catalogue.load(rules.catalogue)
+    check_vendors(upstreams, loaded.vendors)
+    return Validator(loaded, rules)
 
 
 def _onion(api: ASGIApp, settings: Settings, metrics: Metrics, renderer: Renderer, clock: Clock) -> Recorded:

@@ -1,5 +1,6 @@
 """Who asks what: a call as it arrived becomes an Ask that is believed, or the error that says why not."""
 
+import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -14,6 +15,8 @@ from proxy.model import Candidate, ImageRequest, Inbound, Principal
 from proxy.routing import eligible
 from proxy.settings import UpstreamSection
 from proxy.upstream import Caller
+
+logger = logging.getLogger("imagegate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class Doorkeeper:
             self.metrics.let_through(param, code)
         if request.shutdown_date is not None and self.clock.wall() > _midnight_utc(request.shutdown_date):
             self.metrics.past_shutdown(request.model)
+            logger.warning("a model is used after its shutdown date", extra={"model": request.model})
 
 
 def _varied(request: ImageRequest, header: str | None) -> ImageRequest:

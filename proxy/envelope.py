@@ -61,6 +61,8 @@ def digest() -> xxhash.xxh3_128:
 
 def tail(metadata: Metadata, body_bytes: int, running: xxhash.xxh3_128) -> bytes:
     """Header and footer, to be appended. `running` has seen the magic and the body. Raises StoreError."""
+    for span in metadata.images:
+        _check_span(span, body_bytes)
     header = encode_header(metadata)
     if len(header) > MAX_HEADER_BYTES:
         raise StoreError(f"metadata of {len(header)} bytes is too large to be stored")
@@ -245,4 +247,4 @@ def _check_span(span: ImageSpan, body_bytes: int) -> None:
     """Renderings cut and splice by these ranges: one outside the body would be a wrong byte."""
     for start, stop in (span.key, span.value, span.url or (0, 0)):
         if not start <= stop <= body_bytes:
-            raise StoreError("damaged entry: an image lies outside the body")
+            raise StoreError("damaged metadata: an image lies outside the body")

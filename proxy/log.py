@@ -38,8 +38,8 @@ EXTRA_FIELDS = (
 """What `extra=` may add to a line; anything else given there is left out."""
 
 _ACCESS = "imagegate.access"
-_QUIET = {"httpx": logging.WARNING, "httpcore": logging.WARNING, "uvicorn.access": logging.WARNING}
-_JOINED = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "asyncio", *_QUIET)
+_QUIET = dict.fromkeys(("httpx", "httpcore", "uvicorn.access", "uvicorn.error"), logging.WARNING)
+_JOINED = ("uvicorn", "uvicorn.asgi", "asyncio", *_QUIET)
 _QUEUE_LINES = 4096
 _STOP_SECONDS = 2.0
 _MAX_TEXT = 4096

@@ -97,7 +97,9 @@ class Recorded:
         if call.operation is not None:
             self._metrics.answered(call.operation.value, call.progress.model or None, cache, code, seconds, overhead)
             if call.gone:
-                self._metrics.disconnected(call.operation.value, "body" if call.status else "upstream")
+                # Before the model is known the request's body was on its way, after the status the answer's.
+                stage = "body" if call.status or not call.progress.model else "upstream"
+                self._metrics.disconnected(call.operation.value, stage)
         if self._log_access and (call.operation is not None or code >= 400):
             log.access(_line(scope, call, cache, code, seconds, overhead))
 
@@ -153,6 +155,8 @@ class Caught:
             await self._app(scope, receive, send)
         except ImagegateError as error:
             call.error = error
+            if isinstance(error, InternalError):  # a defect inside a flight: its cause has been told to nobody yet
+                logger.error("unexpected error", exc_info=error, extra={"request_id": call.request_id})
         except Exception:
             logger.exception("unexpected error", extra={"request_id": call.request_id})
             call.error = InternalError(f"imagegate failed. Please report this with the request id {call.request_id}.")

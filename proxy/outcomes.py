@@ -9,6 +9,7 @@ from typing import Any
 from proxy import ids, policy
 from proxy.asking import Ask
 from proxy.model import Entry, Forward, Metadata, Outcome, Relay
+from proxy.money import estimated_cost
 from proxy.settings import CacheSection
 from proxy.upstream import Generation
 
@@ -49,7 +50,7 @@ def describe(ask: Ask, generation: Generation, cache: CacheSection, now: float) 
         quality=request.quality,
         images=images,
         usage=usage,
-        cost=price.cost(usage or request.estimate, len(images)) if price else None,
+        cost=price.cost(usage, len(images)) if price and usage else estimated_cost(request),
         price_version=price.version if price else "",
         upstream_request_id=generation.upstream_request_id,
         upstream_seconds=generation.seconds,

@@ -56,13 +56,13 @@ class Pipeline:
     # --- answer: from the cache or not --------------------------------------------------------------------------------
 
     async def _answer(self, ask: Ask) -> Outcome:
-        if ask.directives.no_store:
-            return await self._alone(ask)
-        entry, why = await self._look_up(ask)
+        entry, why = (None, Forward.BYPASS) if ask.directives.no_store else await self._look_up(ask)
         if entry is not None:
             return outcomes.hit(entry, self.clock.wall())
         if ask.directives.only_if_cached:
             raise NotCached("The image is not in the cache, and the request allows nothing else (only-if-cached).")
+        if ask.directives.no_store:
+            return await self._alone(ask)
         while True:
             fill, led = await self.flights.do(ask.first.key, partial(self._fill, ask))
             # A flight that found an older entry satisfies who began it, but not a refresh that joined it on the way.

@@ -16,7 +16,9 @@ MAX_SECONDS = 2**31
 CLOCK_SKEW_SECONDS = 300
 """An entry that claims to be stored later than this from now was stored under another clock: it counts as stale."""
 
-_DIRECTIVE = re.compile(r'\s*([!#$%&\'*+.^_`|~\w-]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]*)))?\s*(?:,|$)', re.ASCII)
+# Possessive throughout: a header written to make the expression go back and forth costs no more than another.
+_MEMBER = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z))++', re.DOTALL)
+_DIRECTIVE = re.compile(r'([!#$%&\'*+.^_`|~\w-]++)(?:\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"|([^\s,"]*+)))?+', re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def reason_to_forward(
     if entry is None:
         return Forward.URI_MISS
     remaining = seconds_left(entry, now)
-    if remaining <= 0 and -remaining >= (asked.max_stale or 0):
+    if remaining <= 0 and (asked.max_stale is None or -remaining > asked.max_stale):
         return Forward.STALE
     just_bought = in_flight and entry.stored_at >= arrived
     refused_by_caller = (
@@ -95,9 +97,10 @@ def seconds_left(entry: Metadata, now: float) -> int:
 
 def _parse(value: str) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
-    for match in _DIRECTIVE.finditer(value[:4096]):
-        name, quoted, token = match.groups()
-        found.setdefault(name.lower(), quoted if quoted is not None else token)
+    for member in _MEMBER.findall(value[:4096]):
+        if match := _DIRECTIVE.fullmatch(member.strip()):
+            name, quoted, token = match.groups()
+            found.setdefault(name.lower(), quoted if quoted is not None else token)
     return found
 
 

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from email.utils import format_datetime
 
 import pybase64
@@ -17,6 +16,7 @@ from starlette.types import Send
 from proxy.errors import ImagegateError, UpstreamRefusal
 from proxy.filelinks import EXTENSIONS, FileLink, FileLinks
 from proxy.model import Answer, Body, Entry, ImageSpan, Outcome, Rehearsal, Rendering
+from proxy.money import dollars, estimated_cost
 from proxy.settings import RenderSection
 from proxy.splice import Face, Piece, length_of, pieces
 
@@ -69,8 +69,7 @@ class Renderer:
     async def rehearsal(self, send: Send, rehearsal: Rehearsal) -> None:
         """What a dry run found."""
         request, candidate = rehearsal.candidate.request, rehearsal.candidate
-        usage, price = request.estimate, request.price
-        cost = price.cost(usage, request.n) if price is not None and usage is not None else None
+        usage, cost = request.estimate, estimated_cost(request)
         document = {
             "object": "imagegate.dry_run",
             "request": json.loads(request.canonical),
@@ -121,12 +120,6 @@ class Moment:
 
     wall: float
     elapsed_seconds: float
-
-
-def dollars(amount: Decimal) -> str:
-    """An exact decimal without an exponent: `0.03512`, `0`."""
-    text = format(amount, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def cache_status(outcome: Outcome) -> str:

@@ -9,10 +9,12 @@ Source: OpenAI API reference, "ImagesResponse".
 """
 
 import json
+import re
 import secrets
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pybase64
@@ -30,6 +32,9 @@ MAX_TEXT_BYTES = 1 << 16
 """The longest string that is not an image: a revised prompt has at most 32,000 characters."""
 WINDOW_BYTES = 1 << 18
 _WHITESPACE = " \t\r\n"
+_CHARACTER = re.compile(rb"\\u[0-9A-Fa-f]{4}|\\.|.", re.DOTALL)
+"""One character of a JSON string, as it is spelled."""
+_LONGEST_ESCAPE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ def inspect(view: memoryview) -> Inspection:
     if not isinstance(data, list) or not data:
         raise UpstreamInvalidResponse("The upstream's reply holds no images: 'data' is missing or empty.")
     layout = skeleton.text.decode("latin-1")  # one character a byte: offsets are byte offsets
-    top = {member.key: member for member in _members(layout, _skip(layout, 0))}
+    top = skeleton.by_name(_members(layout, _skip(layout, 0)))
     images: list[ImageSpan] = []
     links: list[Link] = []
     prefixes: list[Span] = []
@@ -192,6 +197,8 @@ class _Skeleton:
         parts: list[bytes] = []
         length, position = 0, 0
         while (opening := scanner.find(b'"', position)) >= 0:
+            if opening - position + length > MAX_SKELETON_BYTES:
+                raise UpstreamInvalidResponse("The upstream's reply holds far more than images.")
             closing, escaped = scanner.string_end(opening + 1)
             if closing - opening - 1 < LONG_STRING_BYTES:
                 parts.append(bytes(self.view[position : closing + 1]))
@@ -204,8 +211,6 @@ class _Skeleton:
                 self._starts.append(length)
                 self._shifts.append(closing + 1 - length)
             position = closing + 1
-            if length > MAX_SKELETON_BYTES:
-                raise UpstreamInvalidResponse("The upstream's reply holds far more than images.")
         if len(self.view) - position + length > MAX_SKELETON_BYTES:
             raise UpstreamInvalidResponse("The upstream's reply holds far more than images.")
         parts.append(bytes(self.view[position:]))
@@ -232,6 +237,16 @@ class _Skeleton:
         """The text of a string value, long or short."""
         number = self.long_string(value)
         return value if number is None else self._decoded(number)
+
+    def by_name(self, members: "Iterator[_Member]") -> "dict[str, _Member]":
+        """Members by their names as every reader of JSON reads them: a name may be long only because it is escaped."""
+        found: dict[str, _Member] = {}
+        for member in members:
+            name = self.string(member.key)
+            if name in found:
+                raise UpstreamInvalidResponse("The upstream's reply names one member twice.")
+            found[name] = member
+        return found
 
     def check_remaining_strings(self) -> None:
         """Every long string that is no image is checked as the JSON it is."""
@@ -264,17 +279,24 @@ class _Scanner:
             position = self._base + len(self._window)
         return -1
 
-    def string_end(self, position: int) -> tuple[int, bool]:
-        """Where the string whose text begins at `position` has its closing quote, and whether it holds escapes."""
-        escaped = False
-        while True:
-            closing = self.find(b'"', position)
-            if closing < 0:
-                raise UpstreamInvalidResponse("The upstream's reply ends inside a string.")
-            backslash = self._find_before(b"\\", position, closing)
-            if backslash < 0:
-                return closing, escaped
-            escaped, position = True, backslash + 2
+    def string_end(self, start: int) -> tuple[int, bool]:
+        """Where the string whose text begins at `start` has its closing quote, and whether it holds escapes.
+
+        Goes from quote to quote, never from escape to escape: a PHP vendor escapes every 64th character of megabytes.
+        """
+        closing = self.find(b'"', start)
+        while closing >= 0 and self._is_escaped(closing, start):
+            closing = self.find(b'"', closing + 1)
+        if closing < 0:
+            raise UpstreamInvalidResponse("The upstream's reply ends inside a string.")
+        return closing, self._find_before(b"\\", start, closing) >= 0
+
+    def _is_escaped(self, position: int, start: int) -> bool:
+        """Whether an odd number of backslashes stands before `position`."""
+        first = position
+        while first > start and self._view[first - 1] == ord("\\"):
+            first -= 1
+        return (position - first) % 2 == 1
 
     def _find_before(self, byte: bytes, position: int, stop: int) -> int:
         while position < stop:
@@ -321,7 +343,7 @@ class _Item:
         self._index = index
         if layout[start] != "{":
             raise UpstreamInvalidResponse(f"The upstream's reply holds no image at data[{index}].")
-        self._members = {member.key: member for member in _members(layout, start)}
+        self._members = skeleton.by_name(_members(layout, start))
 
     def link(self) -> Link | None:
         """The item as an address, if it has no base64 of its own."""
@@ -347,10 +369,8 @@ class _Item:
         view = self._skeleton.view
         text = _unescaped(view[start:stop]) if escaped else view[start:stop]
         prefix = _data_prefix_length(text)
-        if prefix and escaped:  # the prefix `data:image\/png;base64,` is escaped as well: measure it as it stands
-            prefix_raw = bytes(view[start : start + 128]).index(b",") + 1
-        else:
-            prefix_raw = prefix
+        # The prefix `data:image\/png;base64,` may be escaped as well: measured as it stands.
+        prefix_raw = _raw_length(view[start:stop], prefix) if escaped else prefix
         media_type, size = _checked_base64(text[prefix:], self._index)
         span = ImageSpan(
             key=self._skeleton.raw((member.key_start, member.key_end)),
@@ -366,7 +386,7 @@ class _Item:
 def _unescaped(text: memoryview) -> memoryview:
     """A string with JSON escapes (PHP writes `\\/`), decoded; base64 is ASCII."""
     try:
-        return memoryview(json.loads(b'"%s"' % bytes(text)).encode("ascii"))
+        return memoryview(json.loads(f'"{str(text, "ascii")}"').encode("ascii"))
     except ValueError as error:
         raise UpstreamInvalidResponse("The upstream's reply holds damaged base64.") from error
 
@@ -379,6 +399,12 @@ def _data_prefix_length(text: memoryview) -> int:
     if comma < 0:
         raise UpstreamInvalidResponse("The upstream's reply holds a data URL that is not base64.")
     return comma + len(b";base64,")
+
+
+def _raw_length(text: memoryview, characters: int) -> int:
+    """How many bytes of a JSON string its first `characters` take; none of them is more than ASCII."""
+    head = bytes(text[: _LONGEST_ESCAPE * characters])
+    return sum(len(spelling.group()) for spelling in islice(_CHARACTER.finditer(head), characters))
 
 
 def _checked_base64(text: memoryview, index: int) -> tuple[str, int]:

@@ -77,7 +77,7 @@ class ImagesApi:
     others: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] not in GENERATIONS or scope["method"] == "OPTIONS":
+        if scope["type"] != "http" or scope["path"] not in GENERATIONS:
             await self.others(scope, receive, send)
             return
         call = call_of(scope)
@@ -95,8 +95,15 @@ class ImagesApi:
                 headers={"allow": "POST"},
             )
         headers = headers_of(scope, _KNOWN)
-        asked = _asked_rendering(headers.get("x-imagegate-response-format"))
-        body = await self._read_json_body(receive, headers)
+        try:
+            asked = _asked_rendering(headers.get("x-imagegate-response-format"))
+            body = await self._read_json_body(receive, headers)
+        except (InvalidRequest, PayloadTooLarge, UnsupportedMediaType) as error:
+            self.metrics.rejected(error.param, error.code)
+            raise
+        if body is None:
+            call.gone = True
+            return
         call.received_bytes = len(body)
         self.metrics.body_bytes(Operation.GENERATION.value, len(body))
         inbound = Inbound(
@@ -118,8 +125,8 @@ class ImagesApi:
         moment = Moment(self.clock.wall(), self.clock.monotonic() - call.arrived_monotonic)
         await self.renderer.answer(send, answer, asked=asked, origin=self._origin(scope, headers), moment=moment)
 
-    async def _read_json_body(self, receive: Receive, headers: dict[str, str]) -> bytes:
-        """The request's body. Raises 413, 415, 408, and 400 when the client went away while sending it."""
+    async def _read_json_body(self, receive: Receive, headers: dict[str, str]) -> bytes | None:
+        """The request's body; None when the client went away while sending it. Raises 413, 415 and 408."""
         limit = self.server.max_json_bytes
         too_large = PayloadTooLarge(
             f"The body of your request is larger than {limit} bytes.", headers={"connection": "close"}
@@ -135,7 +142,7 @@ class ImagesApi:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise InvalidRequest("The connection was closed before the request was complete.")
+                        return None
                     if chunk := message.get("body", b""):
                         parts.append(chunk)
                         size += len(chunk)

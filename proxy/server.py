@@ -21,9 +21,12 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy import __version__, log
+from proxy.addresses import listen_address
 from proxy.app import App, build
+from proxy.configuration import environment, load
 from proxy.errors import ConfigurationError
-from proxy.settings import Secret, Settings, environment, load
+from proxy.secret import Secret
+from proxy.settings import Settings
 
 logger = logging.getLogger("imagegate")
 
@@ -187,11 +190,10 @@ class Server(uvicorn.Server):
         if not listen:
             await self.serve(sockets=[self._listener])
             return
-        host, _, port = listen.rpartition(":")
         page = _Beside(
             uvicorn.Config(self._app.metrics_asgi, log_config=None, access_log=False, server_header=False, ws="none")
         )
-        beside = asyncio.create_task(page.serve(sockets=[_listen(host.strip("[]"), int(port))]))
+        beside = asyncio.create_task(page.serve(sockets=[_listen(*listen_address(listen))]))
         try:
             await self.serve(sockets=[self._listener])
         finally:

@@ -30,11 +30,13 @@ class _Waiter(Generic[T]):
 
     fill: Fill[T]
     landed: "asyncio.Future[T]"
+    pays: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class _Flight(Generic[T]):
-    waiters: list[_Waiter[T]] = field(default_factory=list)
+    waiters: dict[_Waiter[T], None] = field(default_factory=dict)
+    """In the order in which they came."""
     task: "asyncio.Task[None] | None" = None
 
 
@@ -45,23 +47,20 @@ class Flights(Generic[T]):
         self._flights: dict[str, _Flight[T]] = {}
 
     async def do(self, key: str, fill: Fill[T]) -> tuple[T, bool]:
-        """The value of the flight for `key`, and whether this call led it.
+        """The value of the flight for `key`, and whether this call led it: was the one that paid, or would have.
 
         Joins the flight in the air, else starts one with `fill`. Cancelling the caller leaves the flight alone.
         """
         flight = self._flights.get(key)
-        led = flight is None
+        waiter = _Waiter(fill, asyncio.get_running_loop().create_future())
         if flight is None:
             flight = self._flights[key] = _Flight()
-        waiter = _Waiter(fill, asyncio.get_running_loop().create_future())
-        flight.waiters.append(waiter)
-        if led:
             flight.task = asyncio.create_task(self._fly(key, flight, waiter), name=f"flight {key[:12]}")
+        flight.waiters[waiter] = None
         try:
-            return await waiter.landed, led
+            return await waiter.landed, waiter.pays
         finally:
-            if not waiter.landed.done() or waiter.landed.cancelled():
-                _forget(flight, waiter)
+            flight.waiters.pop(waiter, None)
 
     def in_flight(self) -> int:
         """Flights in the air."""
@@ -74,9 +73,12 @@ class Flights(Generic[T]):
 
     async def drain(self, seconds: float) -> int:
         """Waits until all flights have landed, `seconds` at most; how many had not."""
-        tasks = [flight.task for flight in self._flights.values() if flight.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                while flying := [f.task for f in self._flights.values() if f.task is not None and not f.task.done()]:
+                    await asyncio.wait(flying)
+        except TimeoutError:
+            pass
         return len(self._flights)
 
     async def _fly(self, key: str, flight: _Flight[T], leader: _Waiter[T]) -> None:
@@ -86,6 +88,7 @@ class Flights(Generic[T]):
         value: T | None = None
         try:
             while payer is not None:
+                payer.pays = True
                 try:
                     value = await payer.fill()
                 except ImagegateError as error:
@@ -93,9 +96,9 @@ class Flights(Generic[T]):
                         failure = error
                         break
                     # Law 0. Not the flight's end: someone else who waits may be able to pay.
-                    _forget(flight, payer)
                     _fail(payer, error)
-                    payer = flight.waiters[0] if flight.waiters else None
+                    # Who has just left may still be listed: its task has not run since.
+                    payer = next((waiter for waiter in flight.waiters if not waiter.landed.done()), None)
                 else:
                     break
         except BaseException as error:  # noqa: BLE001 - law 3: whatever it was, nobody may be left waiting
@@ -108,11 +111,6 @@ class Flights(Generic[T]):
                     _fail(waiter, failure)
                 elif not waiter.landed.done():
                     waiter.landed.set_result(value)  # type: ignore[arg-type]  # no failure: there is a value
-
-
-def _forget(flight: _Flight[T], waiter: _Waiter[T]) -> None:
-    if waiter in flight.waiters:
-        flight.waiters.remove(waiter)
 
 
 def _fail(waiter: _Waiter[T], error: BaseException) -> None:

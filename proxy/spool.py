@@ -135,6 +135,21 @@ class Spool:
             else:
                 self._rewrite_anew(self._file, pieces)
 
+    def move_to_file(self) -> None:
+        """Try once more to have a file, now that there may be room. Blocks: for a worker thread."""
+        with self._held():
+            if self._memory is None or self._path is None:
+                return
+            try:
+                self._write(self._memory, 0)
+            except OSError as error:
+                self.error = error
+                if self._file is not None:
+                    self._file.remove()
+                self._file = None
+            else:
+                self._memory, self.error = None, None
+
     def discard(self) -> None:
         """Give the body up: no file and no descriptor remain. Idempotent, and harmless after `take`."""
         self._gone = True
@@ -168,13 +183,12 @@ class Spool:
             if self._memory is None:
                 try:
                     self._write(data, at)
-                    return
                 except OSError as error:
                     self._go_on_in_memory(error, at)
-            assert self._memory is not None
-            self._memory += data
+            if self._memory is not None:
+                self._memory += data
 
-    def _write(self, data: bytes, at: int) -> None:
+    def _write(self, data: Buffer, at: int) -> None:
         if self._file is None:
             assert self._path is not None
             self._file = PrivateFile(self._path)

@@ -11,8 +11,10 @@ from proxy.errors import StoreError
 from proxy.model import Entry, Metadata
 from proxy.settings import CacheSection
 from proxy.spool import Spool, Spools
+from proxy.stores import faults
 from proxy.stores.body import FileBody, MemoryBody
-from proxy.stores.disk import TOUCH_EVERY_SECONDS, DiskTier, Found, Limits, Verdict
+from proxy.stores.disk import TOUCH_EVERY_SECONDS, DiskTier, Found, Verdict
+from proxy.stores.eviction import Limits
 from proxy.stores.files import WINDOW_BYTES, PrivateFile, read_exactly, remove_quietly
 from proxy.stores.memory import MemoryTier, Room
 from proxy.stores.purges import PurgeLog
@@ -138,10 +140,11 @@ class Store:
         `begun_epoch` is `epoch()` before the reply was bought: what was purged since is delivered, not stored.
         """
         body_bytes = await self._finished(spool)
+        if spool.error is not None:
+            await self._run(self._make_room_for, spool)
         content = spool.take()
         if isinstance(content, bytearray):
             self._observer.write_error("disk")
-            self.executor.submit(self._relieve, body_bytes)
             return await self._into_memory(MemoryBody(content), content, metadata, begun_epoch)
         try:
             verdict = await self._run(self._disk.put, content, metadata, body_bytes, begun_epoch)
@@ -179,12 +182,16 @@ class Store:
     @property
     def healthy(self) -> bool:
         """The disk takes replies, as far as is known."""
-        return self._disk.problem is None
+        return not self.degraded
 
     @property
     def degraded(self) -> tuple[str, ...]:
         """Why the store is not whole; empty when it is."""
-        return () if self._disk.problem is None else (self._disk.problem,)
+        problems = [] if self._disk.problem is None else [self._disk.problem]
+        if self._tending is not None and self._tending.done():
+            # A defect of ours; without it nothing recovers and no purge is obeyed in time.
+            problems.append("the store is no longer tended")
+        return tuple(problems)
 
     def bytes_on_disk(self) -> int:
         return self._disk.bytes
@@ -298,11 +305,14 @@ class Store:
         except StoreError:
             pass  # it will seem a little older than it is
 
-    def _relieve(self, needed_bytes: int) -> None:
+    def _make_room_for(self, spool: Spool) -> None:
+        """The disk was full when this reply came in. It was paid for now; what goes was paid for long ago."""
         try:
-            self._disk.relieve(needed_bytes)
+            if spool.error is not None and faults.is_full(spool.error):
+                self._disk.relieve(spool.size + spool.size // 10)
         except StoreError:
-            pass  # `degraded` says why
+            return  # `degraded` says why
+        spool.move_to_file()
 
     # --- small things -----------------------------------------------------------------------------
 

@@ -1,11 +1,10 @@
-"""The disk tier: entries as files published by rename, found through an index, within limits of bytes and free space.
+"""The disk tier: entries as files published by rename, found through an index.
 
-Everything here blocks and is meant for the store's own threads. Laws of the module: a row never points to a file that is
-not complete; a file without a row is adopted or removed, never served by accident; whatever breaks raises StoreError, sets
-`problem`, and is tried again by `tend`, so that the proxy serves without a disk and recovers by itself.
+Everything here blocks and is meant for the store's own threads. Laws of the module: a row never points to a file that
+is not complete; nothing is served that its digest does not vouch for; whatever breaks raises StoreError, sets `problem`,
+and is tried again by `tend`, so that the proxy serves without a disk and recovers by itself.
 """
 
-import errno
 import os
 import secrets
 import sqlite3
@@ -23,37 +22,29 @@ from proxy import envelope
 from proxy.clock import Clock
 from proxy.errors import StoreError
 from proxy.model import Metadata
-from proxy.stores import entryfile, sweeper
+from proxy.stores import entryfile, faults, sweeper
 from proxy.stores.body import FileBody
+from proxy.stores.database import DATABASE, DamagedIndexError
+from proxy.stores.eviction import Doomed, Eviction, Limits
 from proxy.stores.files import (
     PRIVATE_DIRECTORY,
     WINDOW_BYTES,
     PrivateFile,
     make_private_directory,
     open_regular,
-    remove_quietly,
+    remove_entry,
     write_all,
 )
-from proxy.stores.index import DATABASE, DATABASE_FILES, DamagedIndexError, DamagedRowError, Index, Row
+from proxy.stores.index import DamagedRowError, Index, Row
 from proxy.stores.purges import PurgeLog
 
-Reason = Literal["size", "ttl", "manual", "corrupt"]
-
 SWEEP_AGE_SECONDS = 3600.0
-"""Longer than any flight: an older spool or an older file without a row belongs to nobody."""
+"""Longer than any flight: an older spool, or an older file without a row, is nobody's work in progress."""
 TOUCH_EVERY_SECONDS = 3600.0
 EXPIRED_GRACE_SECONDS = 86_400.0
 """Expired entries stay this long if space allows, so that a clock that jumps ahead for an hour costs nothing."""
-BALLAST = "ballast"
-BALLAST_BYTES = 2_000_000
 BUSY_PAUSE_SECONDS = 10.0
-"""After another process has held the index for its whole timeout, ours stays away this long."""
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_GONE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
-_IOERR_SHORT_READ = 522
-_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
-_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+"""After another process has held the index for the whole timeout, ours stays away this long."""
 
 
 class Verdict(Enum):
@@ -67,21 +58,12 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An entry's file, open, its lengths read, its digest not yet checked."""
+    """An entry's file, open, its lengths read, its digest not yet checked. `body` owns `fd`."""
 
     row: Row
     layout: envelope.Layout
     fd: int
     body: FileBody
-    """Owns `fd`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """`max_bytes` bounds the files of entries, orphans and quarantined indexes together; the live index is on top."""
-
-    max_bytes: int
-    min_free_bytes: int
 
 
 class DiskTier:
@@ -97,22 +79,21 @@ class DiskTier:
         on_evict: Callable[[str, int], None],
     ) -> None:
         self.problem: str | None = "not opened"
-        """Why the disk is not in use, or not writable; None when all is well."""
+        """Why the disk is not in use, or takes nothing; None when all is well."""
         self.entries = 0
         self.bytes = 0
         self._directory = directory.absolute()
-        self._limits = limits
         self._clock = clock
         self._purges = purges
         self._executor = executor
         self._on_evict = on_evict
+        self._eviction = Eviction(self._directory, limits)
         self._index: Index | None = None
         self._inode = 0
         self._opening = threading.RLock()
-        self._stray_bytes = 0
         self._busy_until = float("-inf")
 
-    # --- open, close, and keep well ---------------------------------------------------------------
+    # --- open, close, and keep well -----------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Open or create the directory and its index; a damaged index is put aside. Raises StoreError."""
@@ -120,16 +101,9 @@ class DiskTier:
             make_private_directory(self._directory)
             if self._directory.stat().st_mode & 0o077:
                 self._directory.chmod(PRIVATE_DIRECTORY)
-            try:
-                index = Index(self._directory)
-            except (DamagedIndexError, sqlite3.Error) as error:
-                if isinstance(error, sqlite3.Error) and not _is_corrupt(error, opening=True):
-                    raise
-                self._quarantine()
-                index = Index(self._directory)
-            self._index = index
+            self._index = index = self._opened()
             self._inode = self._database_inode()
-            self._stray_bytes = sweeper.quarantined_bytes(self._directory)
+            self._eviction.stray_bytes = sweeper.quarantined_bytes(self._directory)
             if index.totals()[0] == 0:
                 # New, emptied or put aside: the entries themselves know what the index has forgotten.
                 self._adopt(index, age_seconds=0.0)
@@ -138,9 +112,7 @@ class DiskTier:
 
     def close(self) -> None:
         with self._opening:
-            if self._index is not None:
-                self._index.shut()
-            self._index = None
+            self._drop(self._index)
             self.problem = "closed"
 
     def tend(self) -> None:
@@ -153,7 +125,7 @@ class DiskTier:
             if self.problem is not None:
                 self._probe(index)
                 self.problem = None
-            self._keep_ballast()
+            self._eviction.keep_ballast()
             self._count(index)
 
     def sweep(self, instance_id: str, age_seconds: float = SWEEP_AGE_SECONDS) -> None:
@@ -165,16 +137,18 @@ class DiskTier:
             now = self._clock.wall()
             strays = sweeper.sweep_spools(self._directory, instance_id, now=now, age_seconds=age_seconds)
             strays += self._adopt(index, age_seconds=age_seconds)
-            self._stray_bytes = strays + sweeper.quarantined_bytes(self._directory)
+            self._eviction.stray_bytes = strays + sweeper.quarantined_bytes(self._directory)
             for row in index.rows():
                 if isinstance(row, DamagedRowError) or not os.path.lexists(self._directory / row.filename):
                     self._forget(index, row, "corrupt")
                 elif row.expires_at < now - EXPIRED_GRACE_SECONDS:
                     self._forget(index, row, "ttl")
-            self._enforce(index)
+            with index.writing() as sql:
+                doomed = self._eviction.make_room(index, sql, 0, now)
+            self._bury(doomed)
             self._count(index)
 
-    # --- entries ----------------------------------------------------------------------------------
+    # --- entries ------------------------------------------------------------------------------------------------------
 
     def find(self, key: str) -> Found | None:
         """The entry's file, opened. Raises StoreError; a row without a sound file is deleted first."""
@@ -185,10 +159,8 @@ class DiskTier:
                 except DamagedRowError as damage:
                     self._forget(index, damage, "corrupt")
                     raise
-                if row is None:
-                    return None
-                found = self._open_value(index, row)
-                if found is not None:
+                found = None if row is None else self._open_value(index, row)
+                if row is None or found is not None:
                     return found
             # Gone each time we looked: it is being replaced as fast as we read.
             return None
@@ -198,7 +170,7 @@ class DiskTier:
         try:
             metadata = entryfile.check_entry(found.fd, found.layout, buffer)
             if metadata.key != found.row.key:
-                raise StoreError("damaged entry: it belongs to another key")
+                raise StoreError("damaged entry: it belongs to another key")  # noqa: TRY301
         except StoreError:
             with self._serving() as index:
                 self._forget(index, found.row, "corrupt")
@@ -219,7 +191,7 @@ class DiskTier:
             try:
                 verdict = self._publish(index, file, metadata, body_bytes, begun_epoch)
             except (OSError, sqlite3.Error) as error:
-                if not _is_full(error):
+                if not faults.is_full(error):
                     raise
                 self._relieve(index, body_bytes)
                 verdict = self._publish(index, file, metadata, body_bytes, begun_epoch)
@@ -238,13 +210,13 @@ class DiskTier:
             with self._serving() as index:
                 index.touch(key, self._clock.wall())
 
-    # --- publishing -------------------------------------------------------------------------------
+    # --- publishing ---------------------------------------------------------------------------------------------------
 
     def _publish(
         self, index: Index, file: PrivateFile, metadata: Metadata, body_bytes: int, begun_epoch: int
     ) -> Verdict:
         size = entryfile.seal(file.fd, metadata, body_bytes)
-        if size > self._limits.max_bytes:
+        if size > self._eviction.limits.max_bytes:
             return Verdict.TOO_LARGE
         filename = self._place(file.path)
         verdict, doomed, replaced = Verdict.PURGED, Doomed(), None
@@ -256,153 +228,66 @@ class DiskTier:
                 self._purges.refresh()
                 if not any(purge.matches_metadata(metadata) for purge in self._purges.since(begun_epoch)):
                     replaced = index.take_out(sql, metadata.key)
-                    doomed = self._make_room(index, sql, size)
+                    doomed = self._eviction.make_room(index, sql, size, self._clock.wall())
                     index.insert(sql, metadata, filename, size, self._clock.wall())
                     verdict = Verdict.STORED
-        except BaseException:
+        except BaseException as error:
             self._unplace(filename, file.path)
+            if isinstance(error, StoreError):
+                self.problem = error.message
             raise
         if verdict is Verdict.PURGED:
             self._unplace(filename, file.path)
-        self._unlink(replaced)
+        remove_entry(self._directory, replaced)
         self._bury(doomed)
         return verdict
-
-    def _unplace(self, filename: str, path: Path) -> None:
-        """Back to the spool's name, so that another attempt, or the owner's clean-up, finds it there."""
-        (self._directory / filename).rename(path)
 
     def _place(self, path: Path) -> str:
         """Rename the file to a fresh entry's name: complete from its first moment."""
         digits = secrets.token_hex(16)
         filename = f"{digits[:2]}/{digits[2:4]}/{digits[4:]}.val"
         target = self._directory / filename
-        for attempt in range(3):
+        make_private_directory(target.parent)
+        try:
+            path.rename(target)
+        except FileNotFoundError:
+            # The last entry of that folder went, and the folder with it.
             make_private_directory(target.parent)
-            try:
-                path.rename(target)
-                return filename
-            except FileNotFoundError:
-                # The last entry of that folder went, and the folder with it.
-                if attempt == 2:
-                    raise
-        raise AssertionError  # pragma: no cover
+            path.rename(target)
+        return filename
 
-    # --- limits -----------------------------------------------------------------------------------
-
-    def _make_room(self, index: Index, sql: sqlite3.Connection, size: int) -> "Doomed":
-        """Choose and delete rows so that `size` bytes more fit. The caller unlinks after the commit.
-
-        Raises StoreError, with nothing deleted, if not even an empty cache would do.
-        """
-        over, short = self._shortfall(index, sql, size)
-        if over <= 0 and short <= 0:
-            return Doomed()
-        if self._stray_bytes:
-            before = sweeper.quarantined_bytes(self._directory)
-            sweeper.empty_quarantine(self._directory)
-            self._stray_bytes -= before
-            over, short = over - before, short - before
-        doomed = Doomed()
-        for row, expired in index.oldest(sql, self._clock.wall()):
-            if doomed.bytes >= max(over, short):
-                break
-            doomed.add(row, expired=expired)
-        if doomed.bytes < max(over, short):
-            self.problem = "less free space than cache.min_free_bytes asks for"
-            raise StoreError(self.problem)
-        index.delete(sql, doomed.rows)
-        return doomed
-
-    def _shortfall(self, index: Index, sql: sqlite3.Connection, size: int) -> tuple[int, int]:
-        """Bytes over the limit, and bytes short of the free space, once an entry of `size` is in."""
-        over = index.totals(sql)[1] + self._stray_bytes + size - self._limits.max_bytes
-        # The new entry's file is on the disk already.
-        free = os.statvfs(self._directory)
-        return over, self._limits.min_free_bytes - free.f_bavail * free.f_frsize
+    def _unplace(self, filename: str, path: Path) -> None:
+        """Back to the spool's name, so that another attempt, or the owner's clean-up, finds it there."""
+        (self._directory / filename).rename(path)
 
     def _relieve(self, index: Index, needed_bytes: int) -> None:
-        """A full disk cannot even delete, for a delete writes to the index: give up the ballast first."""
-        remove_quietly(self._directory / BALLAST)
-        doomed = Doomed()
+        self._eviction.drop_ballast()
+        try:
+            self._evict(index, needed_bytes)
+        except sqlite3.Error as error:
+            if not faults.is_full(error):
+                raise
+            # There is no ballast, and not a page left for the index to note a delete in. Files first, then: a row without
+            # its file is a miss, and no worse.
+            for row in self._eviction.oldest(index, None, needed_bytes, self._clock.wall()).rows:
+                if isinstance(row, Row):
+                    remove_entry(self._directory, row.filename)
+            self._evict(index, needed_bytes)
+
+    def _evict(self, index: Index, needed_bytes: int) -> None:
         with index.writing() as sql:
-            for row, expired in index.oldest(sql, self._clock.wall()):
-                if doomed.bytes >= needed_bytes:
-                    break
-                doomed.add(row, expired=expired)
+            doomed = self._eviction.oldest(index, sql, needed_bytes, self._clock.wall())
             index.delete(sql, doomed.rows)
         self._bury(doomed)
 
-    def _enforce(self, index: Index) -> None:
-        try:
-            with index.writing() as sql:
-                doomed = self._make_room(index, sql, 0)
-        except StoreError:
-            return  # `problem` says why; nothing was deleted
-        self._bury(doomed)
-
-    def _keep_ballast(self) -> None:
-        path = self._directory / BALLAST
-        free = os.statvfs(self._directory)
-        if path.exists() or free.f_bavail * free.f_frsize < self._limits.min_free_bytes + 2 * BALLAST_BYTES:
-            return
-        try:
-            file = PrivateFile(path)
-        except FileExistsError:
-            return  # another process was faster
-        try:
-            os.posix_fallocate(file.fd, 0, BALLAST_BYTES)
-        except OSError:
-            file.remove()  # next time
-        else:
-            os.close(file.release())
-
-    # --- strays -----------------------------------------------------------------------------------
-
-    def _adopt(self, index: Index, *, age_seconds: float) -> int:
-        """Give files without a row a row again, or remove them; the bytes of those too young to be touched."""
-        now, young = self._clock.wall(), 0
-        self._purges.refresh()
-        known = {row.filename for row in index.rows() if isinstance(row, Row)}
-        for filename, found in sweeper.value_files(self._directory):
-            if filename in known:
-                continue
-            path = self._directory / filename
-            if age_seconds and not sweeper.is_old(path, found, now=now, age_seconds=age_seconds):
-                young += found.st_size
-            else:
-                self._adopt_one(index, filename, found.st_size)
-        return young
-
-    def _adopt_one(self, index: Index, filename: str, size: int) -> None:
-        try:
-            metadata = entryfile.read_metadata(self._directory / filename)
-        except StoreError:
-            self._unlink(filename)
-            return
-        except FileNotFoundError:
-            return
-        unwanted: str | None = filename
-        with index.writing() as sql:
-            self._purges.refresh()
-            purged = any(
-                purge.at >= metadata.stored_at and purge.matches_metadata(metadata) for purge in self._purges.since(0)
-            )
-            if not purged and metadata.expires_at >= self._clock.wall():
-                row = sql.execute("SELECT store_time FROM Cache WHERE key = ?", (metadata.key,)).fetchone()
-                if row is None or row[0] < metadata.stored_at:
-                    unwanted = index.take_out(sql, metadata.key)
-                    index.insert(sql, metadata, filename, size, metadata.stored_at)
-        self._unlink(unwanted)
-
-    # --- reading ----------------------------------------------------------------------------------
+    # --- finding and forgetting ---------------------------------------------------------------------------------------
 
     def _open_value(self, index: Index, row: Row) -> Found | None:
-        """None if the row's file is gone because the row is, too. Raises StoreError."""
+        """None if the row's file is gone because the row is, too. Raises StoreError, OSError."""
         try:
             fd = open_regular(self._directory / row.filename)
         except OSError as error:
-            if error.errno not in _GONE and not isinstance(error, FileNotFoundError):
+            if not faults.is_gone(error):
                 raise
             if self._forget(index, row, "corrupt"):
                 raise StoreError("damaged entry: its file is missing") from error
@@ -416,37 +301,28 @@ class DiskTier:
         body.length = layout.body_bytes
         return Found(row, layout, fd, body)
 
-    # --- forgetting -------------------------------------------------------------------------------
-
-    def _forget(self, index: Index, row: Row | DamagedRowError, reason: Reason) -> bool:
+    def _forget(self, index: Index, row: Row | DamagedRowError, reason: Literal["ttl", "corrupt"]) -> bool:
         """Delete one row, then its file; whether it was still there."""
         was_there = index.forget(row)
         if was_there:
             if isinstance(row, Row):
-                self._unlink(row.filename)
+                remove_entry(self._directory, row.filename)
             self._on_evict(reason, 1)
         return was_there
 
-    def _bury(self, doomed: "Doomed") -> None:
+    def _bury(self, doomed: Doomed) -> None:
+        """Remove the files of rows that were evicted."""
         for row in doomed.rows:
             if isinstance(row, Row):
-                self._unlink(row.filename)
+                remove_entry(self._directory, row.filename)
         for reason, count in (("ttl", doomed.expired), ("size", len(doomed.rows) - doomed.expired)):
             if count:
                 self._on_evict(reason, count)
 
-    def _unlink(self, filename: str | None) -> None:
-        """Remove a file of ours, and its folder if that was the last."""
-        if filename is None:
-            return
-        path = self._directory / filename
-        if remove_quietly(path):
-            try:
-                path.parent.rmdir()
-            except OSError:
-                pass  # not empty
+    def _adopt(self, index: Index, *, age_seconds: float) -> int:
+        return sweeper.Adoption(self._directory, self._purges, self._clock.wall()).run(index, age_seconds=age_seconds)
 
-    # --- what breaks ------------------------------------------------------------------------------
+    # --- what breaks --------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _serving(self) -> Iterator[Index]:
@@ -465,20 +341,33 @@ class DiskTier:
             self._rebuild(index, error)
             raise
         except sqlite3.Error as error:
-            if index is not None and _is_corrupt(error):
-                self._rebuild(index, error)
-            elif _is_busy(error):
-                self.problem = "another process holds the cache index"
-                self._busy_until = self._clock.monotonic() + BUSY_PAUSE_SECONDS
-            else:
-                self.problem = f"the cache index cannot be used: {error}"
-                if not _is_full(error):
-                    self._drop(index)
+            self._note(index, error)
             raise StoreError(f"the cache index cannot be used: {error}") from error
         except OSError as error:
-            if error.errno != errno.EMFILE:
+            if not faults.is_ours(error):
                 self.problem = f"the cache directory cannot be used: {error.strerror or error}"
             raise StoreError("the cache directory cannot be used") from error
+
+    def _note(self, index: Index | None, error: sqlite3.Error) -> None:
+        if index is not None and faults.is_corrupt(error):
+            self._rebuild(index, error)
+        elif faults.is_busy(error):
+            self.problem = "another process holds the cache index"
+            self._busy_until = self._clock.monotonic() + BUSY_PAUSE_SECONDS
+        else:
+            self.problem = f"the cache index cannot be used: {error}"
+            if not faults.is_full(error):
+                self._drop(index)
+
+    def _opened(self) -> Index:
+        timeout = self._eviction.limits.busy_timeout_seconds
+        try:
+            return Index(self._directory, timeout)
+        except (DamagedIndexError, sqlite3.Error) as error:
+            if isinstance(error, sqlite3.Error) and not faults.is_corrupt(error):
+                raise
+            sweeper.quarantine(self._directory)
+            return Index(self._directory, timeout)
 
     def _rebuild(self, index: Index | None, error: Exception) -> None:
         """The index is damaged: put it aside, start an empty one, and fill it from the entries."""
@@ -488,27 +377,18 @@ class DiskTier:
                 return  # another thread was faster
             self._drop(index)
             try:
-                self._quarantine()
+                sweeper.quarantine(self._directory)
                 self.open()
             except (OSError, StoreError):
                 return  # `tend` tries again
 
     def _drop(self, index: Index | None) -> None:
+        """Stop using this index; a later `open` begins with a new one."""
         with self._opening:
             if index is not None:
                 index.shut()
             if self._index is index:
                 self._index = None
-
-    def _quarantine(self) -> None:
-        """Put the database files aside, out of the way but not out of the count. Raises OSError."""
-        case = self._directory / sweeper.QUARANTINE / secrets.token_hex(8)
-        make_private_directory(case)
-        for name in DATABASE_FILES:
-            try:
-                (self._directory / name).rename(case / name)
-            except FileNotFoundError:
-                continue
 
     def _probe(self, index: Index) -> None:
         """Write as much as it takes to know that writing works."""
@@ -528,40 +408,4 @@ class DiskTier:
 
     def _count(self, index: Index) -> None:
         self.entries, stored = index.totals()
-        self.bytes = stored + self._stray_bytes
-
-
-class Doomed:
-    """Rows that have to go, and what that frees."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row | DamagedRowError] = []
-        self.bytes = 0
-        self.expired = 0
-
-    def add(self, row: Row | DamagedRowError, *, expired: bool) -> None:
-        self.rows.append(row)
-        self.expired += expired
-        if isinstance(row, Row):
-            self.bytes += row.size
-
-
-def _is_full(error: Exception) -> bool:
-    if isinstance(error, sqlite3.Error):
-        return _code(error) == sqlite3.SQLITE_FULL
-    return isinstance(error, OSError) and error.errno in _FULL
-
-
-def _is_busy(error: sqlite3.Error) -> bool:
-    return _code(error) in _BUSY
-
-
-def _is_corrupt(error: sqlite3.Error, *, opening: bool = False) -> bool:
-    if opening and getattr(error, "sqlite_errorcode", 0) == _IOERR_SHORT_READ:
-        return True
-    return _code(error) in _CORRUPT
-
-
-def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code."""
-    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+        self.bytes = stored + self._eviction.stray_bytes

@@ -101,3 +101,12 @@ def open_regular(path: Path) -> int:
         os.close(fd)
         raise FileNotFoundError(f"{path.name} is no regular file")
     return fd
+
+
+def remove_entry(directory: Path, filename: str | None) -> None:
+    """Unlink an entry's file, and its folder if that was the last one in it."""
+    if filename is not None and remove_quietly(directory / filename):
+        try:
+            (directory / filename).parent.rmdir()
+        except OSError:
+            pass  # not empty

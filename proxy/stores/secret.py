@@ -37,9 +37,14 @@ def _create(path: Path) -> None:
     try:
         os.write(file.fd, secrets.token_bytes(SECRET_BYTES))
         os.fsync(file.fd)
-        os.link(file.path, path)
-    except FileExistsError:
-        pass
+        try:
+            os.link(file.path, path)
+        except FileExistsError:
+            pass
+        except OSError:
+            # A file system without links: of two that start at once, the later wins, and the earlier learns it at its
+            # next start.
+            file.path.rename(path)
     finally:
         file.remove()
 

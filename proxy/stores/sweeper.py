@@ -1,16 +1,23 @@
 """Finds what a crash left in the cache directory: spools of dead processes, entries without a row, indexes put aside.
 
-No lock is held while looking: another process may be between writing a file and inserting its row, so whatever is younger
-than the longest deadline is counted and left alone.
+An entry without a row is no rubbish: it was paid for, and says itself what it is. It gets its row back, unless it is
+damaged, expired, purged or outdated. No lock is held while looking: another process may be between writing a file and
+inserting its row, so whatever is younger than the longest flight is counted and left alone.
 """
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from proxy.stores.files import remove_quietly
-from proxy.stores.index import is_value_path
+from proxy.errors import StoreError
+from proxy.model import Metadata
+from proxy.stores import entryfile
+from proxy.stores.database import DATABASE_FILES, is_value_path
+from proxy.stores.files import make_private_directory, remove_entry, remove_quietly
+from proxy.stores.index import DamagedRowError, Index, Row
+from proxy.stores.purges import PurgeLog
 
 QUARANTINE = "quarantine"
 SPOOLS = "tmp"
@@ -40,12 +47,98 @@ def sweep_spools(directory: Path, instance_id: str, *, now: float, age_seconds: 
         except FileNotFoundError:
             continue
         path = Path(item.path)
-        if not (is_old(path, found, now=now, age_seconds=age_seconds) and remove_quietly(path)):
+        if not (_is_old(path, found, now=now, age_seconds=age_seconds) and remove_quietly(path)):
             remaining += found.st_size
     return remaining
 
 
-def is_old(path: Path, found: os.stat_result, *, now: float, age_seconds: float) -> bool:
+class Adoption:
+    """Gives entries without a row a row again, or removes them."""
+
+    def __init__(self, directory: Path, purges: PurgeLog, now: float) -> None:
+        self._directory = directory
+        self._purges = purges
+        self._now = now
+
+    def run(self, index: Index, *, age_seconds: float) -> int:
+        """Every entry that is old enough; the bytes of those that are not."""
+        young = 0
+        # Rows first, files second: what is published in between looks like an orphan, but a young one.
+        known = {row.filename for row in index.rows() if isinstance(row, Row)}
+        for filename, found in value_files(self._directory):
+            if filename in known:
+                continue
+            path = self._directory / filename
+            if age_seconds and not _is_old(path, found, now=self._now, age_seconds=age_seconds):
+                young += found.st_size
+            else:
+                self._adopt(index, filename, found.st_size)
+        return young
+
+    def _adopt(self, index: Index, filename: str, size: int) -> None:
+        try:
+            # The digest is checked, as always, when the entry is looked up.
+            metadata = entryfile.read_metadata(self._directory / filename)
+        except FileNotFoundError:
+            return
+        except StoreError:
+            remove_entry(self._directory, filename)
+            return
+        unwanted: str | None = filename
+        with index.writing() as sql:
+            row = _believable(index, metadata.key)
+            if row is not None and row.filename == filename:
+                return  # published while we looked
+            if self._is_wanted(metadata) and (row is None or row.stored_at < metadata.stored_at):
+                unwanted = index.take_out(sql, metadata.key)
+                index.insert(sql, metadata, filename, size, metadata.stored_at)
+        remove_entry(self._directory, unwanted)
+
+    def _is_wanted(self, metadata: Metadata) -> bool:
+        """Not expired, and nobody has asked to forget it since it was stored."""
+        self._purges.refresh()
+        return metadata.expires_at >= self._now and not any(
+            purge.at >= metadata.stored_at and purge.matches_metadata(metadata) for purge in self._purges.since(0)
+        )
+
+
+# --- indexes put aside ------------------------------------------------------------------------------------------------
+
+
+def quarantine(directory: Path) -> None:
+    """Put the database files aside, out of the way but not out of the count. Raises OSError."""
+    case = directory / QUARANTINE / secrets.token_hex(8)
+    make_private_directory(case)
+    for name in DATABASE_FILES:
+        try:
+            (directory / name).rename(case / name)
+        except FileNotFoundError:
+            continue
+
+
+def quarantined_bytes(directory: Path) -> int:
+    """What indexes that were put aside still take."""
+    total = 0
+    for case in _directories(directory / QUARANTINE):
+        total += sum(item.stat(follow_symlinks=False).st_size for item in _listed(Path(case.path)))
+    return total
+
+
+def empty_quarantine(directory: Path) -> int:
+    """Remove indexes put aside; the bytes they took. They are there for who asks why; entries were paid for."""
+    freed = quarantined_bytes(directory)
+    shutil.rmtree(directory / QUARANTINE, ignore_errors=True)
+    return freed
+
+
+def _believable(index: Index, key: str) -> Row | None:
+    try:
+        return index.find(key)
+    except DamagedRowError:
+        return None
+
+
+def _is_old(path: Path, found: os.stat_result, *, now: float, age_seconds: float) -> bool:
     """Whether a file was last written longer ago than `age_seconds`.
 
     One from the future (the clock was wrong then) starts to age now, or it would stay for ever.
@@ -57,19 +150,6 @@ def is_old(path: Path, found: os.stat_result, *, now: float, age_seconds: float)
             pass
         return False
     return now - found.st_mtime >= age_seconds
-
-
-def quarantined_bytes(directory: Path) -> int:
-    """What indexes that were put aside still take."""
-    total = 0
-    for case in _directories(directory / QUARANTINE):
-        total += sum(item.stat(follow_symlinks=False).st_size for item in _listed(Path(case.path)))
-    return total
-
-
-def empty_quarantine(directory: Path) -> None:
-    """Indexes put aside are there for whoever wants to know why; entries that were paid for come before them."""
-    shutil.rmtree(directory / QUARANTINE, ignore_errors=True)
 
 
 def _directories(directory: Path) -> Iterator[os.DirEntry[str]]:

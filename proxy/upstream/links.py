@@ -12,11 +12,16 @@ from urllib.parse import urlsplit, urlunsplit
 import pybase64
 
 from proxy.errors import ImagegateError, UpstreamError
+from proxy.reply import media_type_of
 from proxy.upstream.wire import Post, Wire
 
 MAX_PICTURE_BYTES = 50_000_000
 FETCH_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
+
+
+_UNICAST = ipaddress.ip_network("2000::/3")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class NotFetchable(ImagegateError):
@@ -33,6 +38,8 @@ async def fetch_base64(wire: Wire, url: str, *, upstream_base_url: str) -> bytes
         raise NotFetchable("the address of the picture did not answer in time") from None
     except UpstreamError as error:
         raise NotFetchable("the address of the picture could not be fetched") from error
+    if media_type_of(content[:256]) is None:
+        raise NotFetchable("the address of the picture holds none")
     encoded: bytes = await asyncio.get_running_loop().run_in_executor(None, pybase64.b64encode, content)
     return encoded
 
@@ -82,8 +89,12 @@ def _is_public(address: str) -> bool:
     if isinstance(parsed, ipaddress.IPv6Address):
         # A tunnelled IPv4 address is judged as itself (RFC 4291 §2.5.5, RFC 6052, RFC 3056).
         embedded = parsed.ipv4_mapped or parsed.sixtofour
-        if embedded is None and parsed in ipaddress.ip_network("64:ff9b::/96"):
+        if embedded is None and parsed in _NAT64:
             embedded = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
         if embedded is not None:
             return _is_public(str(embedded))
+        # What is not global unicast (RFC 4291 §2.4) is nobody's public address, whatever `is_global` says of it:
+        # IPv4-compatible, IPv4-translated, local-use NAT64, site-local.
+        if parsed not in _UNICAST:
+            return False
     return parsed.is_global and not parsed.is_multicast

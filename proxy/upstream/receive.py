@@ -52,7 +52,16 @@ async def refusal(reply: Reply, *, secret: str | None) -> UpstreamRefusal:
     if secret:
         content = content.replace(secret.encode(), b"[our key]")
     media_type = reply.headers.get("content-type", "application/json")
-    return UpstreamRefusal(reply.status, content, media_type, relayed(reply.headers, refused=True))
+    headers = relayed(reply.headers, refused=True)
+    if request_id := request_id_of(reply.headers):
+        headers["x-imagegate-upstream-request-id"] = request_id
+    return UpstreamRefusal(reply.status, content, media_type, headers)
+
+
+def request_id_of(headers: Mapping[str, str]) -> str | None:
+    """The upstream's own request id, if it is fit for a header and a log."""
+    value = headers.get("x-request-id")
+    return value if value and len(value) <= 128 and value.isascii() and value.isprintable() else None
 
 
 def relayed(headers: Mapping[str, str], *, refused: bool = False) -> dict[str, str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from proxy.clock import Clock
 from proxy.errors import (
+    QueueFull,
     UpstreamConnectionLost,
     UpstreamError,
     UpstreamInvalidResponse,
@@ -24,7 +25,7 @@ from proxy.settings import UpstreamSection
 from proxy.spool import Spool, Spools
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.calls import Caller, Generation, Observer
-from proxy.upstream.receive import check, receive, refusal
+from proxy.upstream.receive import check, receive, refusal, request_id_of
 from proxy.upstream.slots import CallSlots, ReceiveSlots
 from proxy.upstream.wire import Post, Wire
 
@@ -81,13 +82,13 @@ class Upstreams:
     async def generate(self, candidates: Sequence[Candidate], caller: Caller) -> Generation:
         """Buys from the first candidate that takes the request. Raises UpstreamError or QueueFull."""
         began = self._clock.monotonic()
-        failure: UpstreamError | None = None
+        failure: UpstreamError | QueueFull | None = None
         for candidate in self._awake(candidates):
             if failure is not None:
                 self._observer.retried(candidate.upstream, "failover")
             try:
                 return await self._persist(candidate, caller, began)
-            except UpstreamError as error:
+            except (UpstreamError, QueueFull) as error:
                 if not _certainly_not_billed(error):
                     raise
                 failure = error
@@ -102,8 +103,8 @@ class Upstreams:
     async def _persist(self, candidate: Candidate, caller: Caller, began: float) -> Generation:
         """One upstream, with its retries, within its total deadline."""
         standing = self._standing[candidate.upstream]
-        left = standing.section.total_timeout_seconds - (self._clock.monotonic() - began)
         async with standing.slots.hold(self._waited, self._clock.monotonic):
+            left = standing.section.total_timeout_seconds - (self._clock.monotonic() - began)
             try:
                 async with asyncio.timeout(left):
                     return await self._retry(standing, candidate, caller)
@@ -125,8 +126,8 @@ class Upstreams:
                 wait = _may_retry_after(error, standing.section.max_retry_wait_seconds)
                 if wait is None or retries_left == 0:
                     raise
+                reason = "connect" if isinstance(error, UpstreamUnreachable) else "busy"
             retries_left -= 1
-            reason = "connect" if wait == RECONNECT_SECONDS else "busy"
             self._observer.retried(candidate.upstream, reason)
             await asyncio.sleep(wait)
 
@@ -158,8 +159,10 @@ class Upstreams:
             post, connect_seconds=section.connect_timeout_seconds, io_seconds=total
         ) as reply:
             self._observer.ratelimit(section.name, candidate.request.model, reply.headers)
-            if reply.status != 200:
+            if reply.status >= 400:
                 raise await refusal(reply, secret=_own_key(section, caller))
+            if reply.status != 200:
+                raise UpstreamInvalidResponse(f"The upstream answered {reply.status}, which is no answer to a request.")
             await receive(reply, spool, self._receive_slots, images=candidate.request.n)
             headers = reply.headers
         inspection, relay = await check(
@@ -169,7 +172,7 @@ class Upstreams:
             candidate=candidate,
             spool=spool,
             inspection=inspection,
-            upstream_request_id=_token(headers.get("x-request-id")),
+            upstream_request_id=request_id_of(headers),
             seconds=0.0,
             relay=relay,
         )
@@ -185,9 +188,9 @@ class Upstreams:
         self._observer.queue_waited(seconds)
 
 
-def _certainly_not_billed(error: UpstreamError) -> bool:
+def _certainly_not_billed(error: UpstreamError | QueueFull) -> bool:
     busy = isinstance(error, UpstreamRefusal) and error.status in (429, 503)
-    return busy or isinstance(error, UpstreamUnreachable)
+    return busy or isinstance(error, (UpstreamUnreachable, QueueFull))
 
 
 def _may_retry_after(error: UpstreamError, longest: float) -> float | None:
@@ -233,8 +236,3 @@ def _post(section: UpstreamSection, candidate: Candidate, caller: Caller) -> Pos
 
 def _own_key(section: UpstreamSection, caller: Caller) -> str | None:
     return section.api_key.reveal() if caller.credential is None and section.api_key is not None else None
-
-
-def _token(value: str | None) -> str | None:
-    """An upstream's request id, if it is fit for a header and a log."""
-    return value if value and len(value) <= 128 and value.isascii() and value.isprintable() else None

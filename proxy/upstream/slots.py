@@ -53,12 +53,13 @@ class CallSlots:
 class ReceiveSlots:
     """At most `limit` reply bodies are read at once; the others wait in the kernel's buffers."""
 
-    def __init__(self, limit: int = RECEIVE_SLOTS) -> None:
+    def __init__(self, limit: int = RECEIVE_SLOTS, *, check_seconds: float = 1.0) -> None:
         self._free = asyncio.Semaphore(limit)
+        self._check_seconds = check_seconds
 
     @asynccontextmanager
     async def receiving(self) -> AsyncIterator["ReceiveSlot"]:
-        slot = ReceiveSlot(self._free)
+        slot = ReceiveSlot(self._free, self._check_seconds)
         await slot.take()
         try:
             yield slot
@@ -69,8 +70,10 @@ class ReceiveSlots:
 class ReceiveSlot:
     """One body's place. A body that moves slowly gives it back, and takes one again before it may move fast."""
 
-    def __init__(self, free: asyncio.Semaphore) -> None:
+    def __init__(self, free: asyncio.Semaphore, check_seconds: float) -> None:
         self._free = free
+        self._check_seconds = check_seconds
+        self._enough_bytes = MOVING_BYTES_PER_SECOND * check_seconds
         self._held = False
         self._moved_bytes = 0
         self._check: asyncio.TimerHandle | None = None
@@ -83,20 +86,27 @@ class ReceiveSlot:
     async def moved(self, count: int) -> None:
         """Counts what arrived; a body that gave its place back and runs again waits here for another."""
         self._moved_bytes += count
-        if not self._held and self._moved_bytes >= MOVING_BYTES_PER_SECOND:
+        if not self._held and self._moved_bytes >= self._enough_bytes:
             await self.take()
 
     def give_back(self) -> None:
         if self._check is not None:
             self._check.cancel()
             self._check = None
+        self._let_go()
+
+    def _watch(self) -> None:
+        if self._check is not None:  # one watch a body, however often it takes its place again
+            self._check.cancel()
+        self._moved_bytes = 0
+        self._check = asyncio.get_running_loop().call_later(self._check_seconds, self._judge)
+
+    def _judge(self) -> None:
+        if self._moved_bytes < self._enough_bytes:
+            self._let_go()
+        self._watch()
+
+    def _let_go(self) -> None:
         if self._held:
             self._held = False
             self._free.release()
-
-    def _watch(self) -> None:
-        if self._held and self._moved_bytes < MOVING_BYTES_PER_SECOND and self._check is not None:
-            self._held = False
-            self._free.release()
-        self._moved_bytes = 0
-        self._check = asyncio.get_running_loop().call_later(1.0, self._watch)

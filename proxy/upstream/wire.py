@@ -99,8 +99,10 @@ class Wire:
         )
         async with transport:
             with _translated():
+                # A caller's credential may hold any byte that a header may: httpx by itself takes ASCII only.
+                headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in post.headers.items()]
                 request = httpx.Request(
-                    post.method, post.url, headers=dict(post.headers), content=post.content, extensions=extensions
+                    post.method, post.url, headers=headers, content=post.content, extensions=extensions
                 )
                 response = await transport.handle_async_request(request)
             try:
@@ -114,11 +116,11 @@ def _translated() -> Iterator[None]:
     """Nothing of httpx leaks: its errors become ours, by whether a request may have reached the upstream."""
     try:
         yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise UpstreamUnreachable("The upstream could not be reached.") from error
     except httpx.DecodingError as error:
         raise UpstreamInvalidResponse("The upstream's reply could not be decompressed.") from error
-    except httpx.TransportError as error:
+    except (httpx.TransportError, OSError) as error:  # httpx lets an SSLError in the middle of a reply through
         raise UpstreamConnectionLost(
             "The connection to the upstream was lost before its reply was complete."
         ) from error

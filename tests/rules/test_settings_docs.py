@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from proxy.settings import Settings, default_of, load, sections, toml_line
+from proxy.configuration import load
+from proxy.description import toml_line
+from proxy.settings import Settings, default_of, sections
 
 ROOT = Path(__file__).parents[2]
 ANNOTATED = ROOT / "config" / "imagegate.toml"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proxy import envelope
 from proxy.errors import StoreError
 from proxy.model import ImageSpan, Metadata, Usage
-from tests.unit.stores.kit import metadata
+from tests.support.store import metadata
 
 texts = st.text(max_size=20)
 counts = st.integers(0, 2**53)
@@ -123,7 +123,9 @@ def test_deep_nesting_in_metadata_is_damage() -> None:
 def test_an_image_outside_the_body_is_damage() -> None:
     outside = replace(metadata(), images=(ImageSpan((0, 1), (1, 22), None, "image/png", 3),))
     with pytest.raises(StoreError, match="outside the body"):
-        envelope.decode(envelope.encode(outside, b"the body, as it came"))
+        envelope.encode(outside, b"the body, as it came")
+    with pytest.raises(StoreError, match="outside the body"):
+        envelope.decode_header(envelope.encode_header(outside), 20)
 
 
 def test_a_later_version_is_not_guessed_at() -> None:

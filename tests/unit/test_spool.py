@@ -62,6 +62,12 @@ def contents(spool: Spool) -> bytes:
         return bytes(view)
 
 
+def contents_taken(spool: Spool) -> bytes:
+    taken = spool.take()
+    assert isinstance(taken, bytearray)
+    return bytes(taken)
+
+
 @pytest.mark.parametrize("body", [b"", b"x", LARGE])
 async def test_what_was_written_is_seen(spools: Spools, body: bytes) -> None:
     spool = await filled(spools, body)
@@ -165,7 +171,7 @@ async def test_without_a_directory_it_lives_in_memory(executor: ThreadPoolExecut
     spool = await filled(Spools(None, executor, "aaaa"), LARGE)
     assert spool.in_memory
     assert contents(spool) == LARGE
-    assert spool.take() == LARGE
+    assert contents_taken(spool) == LARGE
 
 
 async def test_a_disk_that_takes_nothing_is_left_for_memory(executor: ThreadPoolExecutor, tmp_path: Path) -> None:
@@ -201,6 +207,21 @@ def descriptor_of(file: Path) -> int:
     )
 
 
+async def test_once_there_is_room_again_it_can_have_a_file_after_all(
+    executor: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    (tmp_path / "tmp").write_text("in the way")
+    spool = await filled(Spools(tmp_path, executor, "aaaa"), LARGE)
+    spool.move_to_file()
+    assert spool.in_memory and contents(spool) == LARGE
+    (tmp_path / "tmp").unlink()
+    spool.move_to_file()
+    assert contents(spool) == LARGE
+    assert files(tmp_path)[0].read_bytes() == envelope.MAGIC + LARGE
+    spool.discard()
+    assert files(tmp_path) == []
+
+
 async def test_taking_hands_over_the_file_and_discarding_does_not_touch_it(spools: Spools, tmp_path: Path) -> None:
     spool = await filled(spools, LARGE)
     file = spool.take()
@@ -225,8 +246,7 @@ def bodies_and_edits(draw: st.DrawFn) -> tuple[bytes, list[Cut]]:
     body = draw(st.binary(max_size=50)) * draw(st.sampled_from([1, 3, 20_000]))
     places = sorted(draw(st.lists(st.integers(0, len(body)), max_size=8)))
     cuts = [
-        Cut(start, stop, draw(st.binary(max_size=12)))
-        for start, stop in zip(places[::2], places[1::2], strict=False)
+        Cut(start, stop, draw(st.binary(max_size=12))) for start, stop in zip(places[::2], places[1::2], strict=False)
     ]
     return body, cuts
 

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.model import Entry
 from proxy.stores.memory import MemoryTier
-from tests.unit.stores.kit import NOW, Witness, body_of, metadata, key
+from tests.support.store import NOW, Witness, body_of, key, metadata
 
 pytestmark = pytest.mark.anyio
 

@@ -1,4 +1,4 @@
-"""What tests of the store are built from: a clock turned by hand, a witness that counts, entries of any kind."""
+"""What tests of the store are built from: a running store, a witness that counts, entries of any kind."""
 
 import sqlite3
 from collections import Counter
@@ -11,26 +11,9 @@ from typing import Any
 from proxy.model import Entry, ImageSpan, Metadata, Usage
 from proxy.settings import CacheSection
 from proxy.store import Store
+from tests.support.clock import ManualClock
 
-NOW = 1_790_000_000.0
-
-
-class ManualClock:
-    """Both clocks, turned by hand."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-        self.passed = 0.0
-
-    def wall(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.passed
-
-    def pass_by(self, seconds: float) -> None:
-        self.now += seconds
-        self.passed += seconds
+NOW = 1_795_000_000.0
 
 
 class Witness:
@@ -68,7 +51,7 @@ def metadata(number: int = 1, **changes: Any) -> Metadata:
         "cache_group": "openai",
         "size": "1024x1024",
         "quality": "high",
-        "images": (ImageSpan((1, 3), (5, 6), None, "image/png", 3),),
+        "images": (ImageSpan((0, 1), (1, 2), None, "image/png", 3),),
         "usage": Usage(text_in=10, image_out=4160),
         "cost": Decimal("0.041"),
         "request": {"prompt": "a cat", "n": 1},
@@ -97,8 +80,8 @@ class Bench:
 
     async def put(self, number: int, body: bytes | None = None, **changes: Any) -> tuple[Entry, bool]:
         """Receive and commit one reply."""
-        changes.setdefault("stored_at", self.clock.now)
-        changes.setdefault("expires_at", self.clock.now + 86_400.0)
+        changes.setdefault("stored_at", self.clock.wall())
+        changes.setdefault("expires_at", self.clock.wall() + 86_400.0)
         epoch = self.store.epoch()
         spool = self.store.spools.open()
         await spool.write(body_of(number) if body is None else body)
@@ -109,6 +92,11 @@ class Bench:
         """The body found under a key, read to its end."""
         entry = await self.store.lookup(key(number), promote=promote)
         return None if entry is None else await read(entry)
+
+    def is_well(self) -> bool:
+        """Healthy, and nothing degraded: the two must agree."""
+        assert self.store.healthy == (not self.store.degraded)
+        return self.store.healthy
 
     def files(self) -> list[Path]:
         return sorted(self.directory.glob("??/??/*.val"))
@@ -138,7 +126,7 @@ def tamper(directory: Path, statement: str, *values: object) -> list[tuple[Any, 
 async def bench(
     directory: Path, *, clock: ManualClock | None = None, instance_id: str = "aaaa", **changes: Any
 ) -> AsyncIterator[Bench]:
-    found = Bench(directory, clock or ManualClock(), instance_id, **changes)
+    found = Bench(directory, clock or ManualClock(NOW), instance_id, **changes)
     await found.store.start()
     try:
         yield found

@@ -1,0 +1,169 @@
+"""The whole application in this process, over a cache directory and an upstream of the test's own."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxy.app import App, build
+from proxy.secret import Secret
+from proxy.settings import AuthSection, CacheSection, LogSection, Settings, UpstreamSection
+from tests.support.clock import ManualClock
+from tests.support.counting import CountingUpstream
+
+GENERATIONS = "/v1/images/generations"
+PATIENCE_SECONDS = 10.0
+
+
+def settings_over(directory: Path, *upstreams: CountingUpstream, **sections: Any) -> Settings:
+    """Open to everybody, without a limit of free space; `sections` replace whole sections."""
+    standing = tuple(
+        UpstreamSection(
+            name=f"upstream-{number}",
+            base_url=upstream.base_url,
+            api_key=Secret(f"sk-of-upstream-{number}"),
+            priority=number,
+        )
+        for number, upstream in enumerate(upstreams, 1)
+    )
+    defaults: dict[str, Any] = {
+        "auth": AuthSection(mode="open"),
+        "upstreams": standing,
+        "cache": CacheSection(directory=directory / "cache", min_free_bytes=0),
+        "log": LogSection(access=False),
+    }
+    return Settings(**{**defaults, **sections})
+
+
+@dataclass
+class Gate:
+    """A running application: ask it, count what it says it did."""
+
+    app: App
+    client: httpx.AsyncClient
+    clock: ManualClock
+    directory: Path
+
+    async def ask(self, prompt: str = "a red fox", *, headers: Mapping[str, str] | None = None, **body: Any) -> Any:
+        """One generation; members of the body beside the prompt by name."""
+        document = {"model": "gpt-image-2", "prompt": prompt, **body}
+        return await self.client.post(GENERATIONS, json=document, headers=dict(headers or {}))
+
+    def asking(self, *args: Any, **kwargs: Any) -> "asyncio.Task[httpx.Response]":
+        return asyncio.create_task(self.ask(*args, **kwargs))
+
+    def total(self, family: str, **labels: str) -> float:
+        """The sum of a family's samples that carry these labels."""
+        return sum(
+            value for name, having, value in self.samples() if name == family and labels.items() <= having.items()
+        )
+
+    def samples(self) -> list[tuple[str, dict[str, str], float]]:
+        page = self.app.metrics.render(None)[0].decode()
+        return [
+            (sample.name, sample.labels, sample.value)
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+        ]
+
+    async def key_of(self, *args: Any, **kwargs: Any) -> str:
+        """The cache key of a request, by a dry run."""
+        headers = {**(kwargs.pop("headers", None) or {}), "x-imagegate-dry-run": "true"}
+        key: str = (await self.ask(*args, headers=headers, **kwargs)).json()["cache_key"]
+        return key
+
+    async def waiting(self, key: str, count: int) -> None:
+        """Returns when so many requests wait for the flight of `key`."""
+        await eventually(lambda: self.app.flights.waiting(key) == count)
+
+    async def landed(self) -> None:
+        """Returns when no flight is in the air."""
+        await eventually(lambda: self.app.flights.in_flight() == 0)
+
+
+@asynccontextmanager
+async def gate(settings: Settings, clock: ManualClock | None = None) -> AsyncIterator[Gate]:
+    clock = clock or ManualClock()
+    app = build(settings, clock=clock)
+    await app.open()
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gate.test") as client:
+        try:
+            yield Gate(app, client, clock, settings.cache.directory)
+        finally:
+            await app.close(PATIENCE_SECONDS)
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Gives way to everything else until the condition holds; no time passes by itself."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+@dataclass
+class RawCall:
+    """A request as the server hands it to the application, whose client can hang up."""
+
+    app: App
+    messages: list[Any] = field(default_factory=list)
+    incoming: "asyncio.Queue[dict[str, Any]]" = field(default_factory=asyncio.Queue)
+    task: "asyncio.Task[None] | None" = None
+
+    def start(self, body: bytes, *, path: str = GENERATIONS, method: str = "POST", **more: Any) -> None:
+        """`headers` is a list of pairs of bytes, beside Host; anything else given replaces a member of the scope."""
+        headers = [(b"host", b"gate.test"), *more.pop("headers", ())]
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": headers,
+            "client": ("127.0.0.1", 50_000),
+            "server": ("127.0.0.1", 8080),
+            **more,
+        }
+        self.incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
+        self.task = asyncio.create_task(self.app(scope, self.incoming.get, self._send))
+
+    async def _send(self, message: Any) -> None:
+        self.messages.append(message)
+
+    def leave(self) -> None:
+        self.incoming.put_nowait({"type": "http.disconnect"})
+
+    async def over(self) -> None:
+        assert self.task is not None
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await self.task
+
+    @property
+    def status(self) -> int | None:
+        return self.messages[0]["status"] if self.messages else None
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return list(self.messages[0]["headers"])
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(bytes(message.get("body", b"")) for message in self.messages[1:])
+
+
+def generation(prompt: str = "a red fox", **body: Any) -> bytes:
+    return json.dumps({"model": "gpt-image-2", "prompt": prompt, **body}).encode()
+
+
+def with_cache(settings: Settings, **changes: Any) -> Settings:
+    return replace(settings, cache=replace(settings.cache, **changes))
