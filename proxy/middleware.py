@@ -21,6 +21,8 @@ CLIENT_GONE = 499
 """The code, in metrics and log, of a call whose client hung up before its answer (nginx's)."""
 MAX_HEADER_COUNT = 100
 MAX_HEADER_BYTES = 32 * 1024
+FORWARDED = frozenset((b"authorization", b"api-key", b"openai-organization", b"openai-project", b"openai-beta"))
+"""Headers that go on to the upstream, and so must be what any HTTP library will send."""
 
 logger = logging.getLogger("imagegate")
 
@@ -194,6 +196,9 @@ def _judge(scope: Scope) -> None:
     for single in (b"authorization", b"api-key", b"content-length", b"content-type", b"idempotency-key"):
         if names.count(single) > 1:
             raise InvalidRequest(f"Your request has more than one {single.decode()} header.", code="invalid_header")
+    for name, value in headers:
+        if name in FORWARDED and not (value.isascii() and value.decode("ascii").isprintable()):
+            raise InvalidRequest(f"Your {name.decode()} header must be printable ASCII.", code="invalid_header")
     if not scope.get("raw_path", b"/").startswith(b"/"):
         raise InvalidRequest("Your request's target must be a path.", code="invalid_target")
 

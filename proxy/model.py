@@ -240,6 +240,10 @@ class Metadata:
 class Body(Protocol):
     """A reply's bytes, wherever they lie, readable in windows."""
 
+    @property
+    def window_bytes(self) -> int:
+        """How much to ask for at once: what a slow reader holds, twice."""
+
     def __len__(self) -> int:
         """Bytes in all."""
 

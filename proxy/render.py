@@ -20,7 +20,6 @@ from proxy.money import dollars, estimated_cost
 from proxy.settings import RenderSection
 from proxy.splice import Face, Piece, length_of, pieces
 
-WINDOW_BYTES = 1 << 20
 SUNSET_NOTICE = timedelta(days=60)
 FILES_PATH = "/v1/images/files/"
 
@@ -203,18 +202,18 @@ async def _whole(
 
 async def _send_pieces(send: Send, body: Body, parts: Sequence[Piece]) -> None:
     """The parts in order, in windows; the last message is the one that ends the response."""
-    windows = [window for part in parts for window in _windows(part)]
+    windows = [window for part in parts for window in _windows(part, body.window_bytes)]
     last = len(windows) - 1
     for number, window in enumerate(windows):
         content = window if isinstance(window, bytes) else await body.window(*window)
         await send({"type": "http.response.body", "body": content, "more_body": number != last})
 
 
-def _windows(part: Piece) -> Iterable[Piece]:
+def _windows(part: Piece, size: int) -> Iterable[Piece]:
     if isinstance(part, bytes):
         return [part]
     start, stop = part
-    return [(at, min(at + WINDOW_BYTES, stop)) for at in range(start, stop, WINDOW_BYTES)]
+    return [(at, min(at + size, stop)) for at in range(start, stop, size)]
 
 
 async def _send_decoded(send: Send, body: Body, span: ImageSpan) -> None:
@@ -223,6 +222,6 @@ async def _send_decoded(send: Send, body: Body, span: ImageSpan) -> None:
         text = json.loads(b'"' + bytes(await body.window(start, stop)) + b'"')
         await send({"type": "http.response.body", "body": pybase64.b64decode(text, validate=True), "more_body": True})
         return
-    for at in range(start, stop, WINDOW_BYTES):  # a multiple of four characters: each window decodes by itself
-        window = await body.window(at, min(at + WINDOW_BYTES, stop))
+    for piece in _windows((start, stop), body.window_bytes):  # multiples of four characters: each decodes by itself
+        window = await body.window(*piece)
         await send({"type": "http.response.body", "body": pybase64.b64decode(window, validate=True), "more_body": True})

@@ -32,7 +32,7 @@ from proxy.filelinks import EXTENSIONS, FileLinks
 from proxy.health import Health
 from proxy.metrics import Metrics
 from proxy.middleware import Call, call_of, headers_of
-from proxy.model import Answer, Inbound, Operation, Rendering
+from proxy.model import Inbound, Operation, Rendering
 from proxy.pipeline import Pipeline
 from proxy.render import Moment, Renderer
 from proxy.settings import MetricsSection, ServerSection
@@ -118,12 +118,14 @@ class ImagesApi:
         if headers.get("x-imagegate-dry-run", "").strip().lower() in ("true", "1"):
             await self.renderer.rehearsal(send, await self.pipeline.rehearse(inbound))
             return
-        answer = await _unless_gone(self.pipeline.generate(inbound), receive, call)
-        if answer is None:
-            return
+        origin = self._origin(scope, headers)
+        await _unless_gone(self._answer(send, inbound, call, asked=asked, origin=origin), receive, call)
+
+    async def _answer(self, send: Send, inbound: Inbound, call: Call, *, asked: str | None, origin: str) -> None:
+        answer = await self.pipeline.generate(inbound)
         call.outcome = answer.outcome
         moment = Moment(self.clock.wall(), self.clock.monotonic() - call.arrived_monotonic)
-        await self.renderer.answer(send, answer, asked=asked, origin=self._origin(scope, headers), moment=moment)
+        await self.renderer.answer(send, answer, asked=asked, origin=origin, moment=moment)
 
     async def _read_json_body(self, receive: Receive, headers: dict[str, str]) -> bytes | None:
         """The request's body; None when the client went away while sending it. Raises 413, 415 and 408."""
@@ -268,16 +270,16 @@ class Files:
         await self.renderer.image(send, entry, link.index, seconds_left=left, head_only=scope["method"] == "HEAD")
 
 
-async def _unless_gone(generate: Coroutine[Any, Any, Answer], receive: Receive, call: Call) -> Answer | None:
-    """The answer; or None as soon as the client has hung up. The purchase goes on: it belongs to its flight."""
-    answering = asyncio.create_task(generate)
+async def _unless_gone(answer: Coroutine[Any, Any, None], receive: Receive, call: Call) -> None:
+    """Answers until the client hangs up, then no further. The purchase goes on: it belongs to its flight."""
+    answering = asyncio.create_task(answer)
     leaving = asyncio.create_task(_until_gone(receive))
     try:
         await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
         if answering.done():
-            return answering.result()
-        call.gone = True
-        return None
+            answering.result()
+        else:
+            call.gone = True
     finally:
         leaving.cancel()
         if not answering.done():

@@ -5,12 +5,14 @@ module adds them where they belong, at the connection.
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +35,8 @@ logger = logging.getLogger("imagegate")
 MAX_HEAD_BYTES = 64 * 1024
 KEEP_ALIVE_SECONDS = 75
 KILLED_BY_SECOND_SIGNAL = 130
+KEEPALIVE_PROBES = 4
+"""Unanswered probes after which the kernel gives a silent peer up."""
 
 
 def serve(settings: Settings, *, with_sandbox: bool = False) -> int:
@@ -63,10 +67,11 @@ class Protocol(HttpToolsProtocol):
         assert isinstance(app, App)
         self._limits = app.settings.server
         self._head_bytes = 0
+        self._heads_begun = 0
         self._in_head = True
         self._head_deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
-        self._unsent = 0
+        self._untaken = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -79,15 +84,18 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
+        begun = self._heads_begun
         super().data_received(data)
+        if self._in_head:
+            # Where in its first data a head began is not told: it is measured from the next on.
+            self._head_bytes += len(data) if self._heads_begun == begun else 1
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(431, "headers_too_large", "The headers of your request are too large.")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
+        self._heads_begun += 1
         if self._head_deadline is None:
             self._expect_head()
 
@@ -100,32 +108,54 @@ class Protocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unsent = self.transport.get_write_buffer_size()
-        self._stall = self.loop.call_later(self._limits.send_timeout_seconds, self._check_progress)
+        self._watch_progress()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
+        self._untaken = sys.maxsize  # that was progress
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # Whatever is left of the reply: neither close() nor the kernel would ever give it up.
+        if self._stall is None and self.transport.get_write_buffer_size():
+            self._watch_progress()
 
     def timeout_keep_alive_handler(self) -> None:
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()  # the end of a reply that nobody takes; close() would wait for it for ever
-        else:
+        if self._stall is None:
             super().timeout_keep_alive_handler()
+        else:  # the end of a reply is still being taken
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "invalid_http_request", "This is not an HTTP request that can be understood.")
 
+    def _watch_progress(self) -> None:
+        self._untaken = self._measure_untaken()
+        if self._stall is None:
+            self._stall = self.loop.call_later(self._limits.send_timeout_seconds, self._check_progress)
+
     def _check_progress(self) -> None:
         """A reader may be as slow as it likes; one that took nothing at all since the last look is gone."""
-        unsent = self.transport.get_write_buffer_size()
-        if unsent >= self._unsent:
-            self.transport.abort()
+        self._stall = None
+        before = self._untaken
+        if not self.transport.get_write_buffer_size():
             return
-        self._unsent = unsent
-        self._stall = self.loop.call_later(self._limits.send_timeout_seconds, self._check_progress)
+        if self._measure_untaken() >= before:
+            self.transport.abort()
+        else:
+            self._watch_progress()
+
+    def _measure_untaken(self) -> int:
+        """Bytes that the peer has not acknowledged. The kernel holds megabytes of them and takes no more from us until a
+        third of that is gone, so that our own buffer alone would make a slow reader look like none."""
+        ours: int = self.transport.get_write_buffer_size()
+        try:
+            kernels = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return ours
+        return ours + int.from_bytes(kernels, sys.byteorder)
 
     def _expect_head(self) -> None:
         self._head_deadline = self.loop.call_later(self._limits.receive_timeout_seconds, self._head_is_late)
@@ -180,6 +210,7 @@ class Server(uvicorn.Server):
         self._app = app
         self._with_sandbox = with_sandbox
         self._listener = _listen(section.host, section.port)
+        _keep_alive(self._listener, section.tcp_keepalive_seconds)
         self._leave_at: float | None = None
         self.lost = 0
         """Flights that had not landed when `server.drain_seconds` were over."""
@@ -260,6 +291,14 @@ def _listen(host: str, port: int) -> socket.socket:
         problem = f"server: cannot listen on {host}:{port}: {error.strerror or error}. Is another process using it?"
         raise ConfigurationError([problem]) from error
     return listener
+
+
+def _keep_alive(listener: socket.socket, seconds: int) -> None:
+    """Probes the connections it accepts: they are silent for as long as an image takes (Linux: options are inherited)."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
 @contextmanager

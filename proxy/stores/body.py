@@ -19,6 +19,9 @@ class FileBody:
     an error like any other. The descriptor is closed when the last reference goes.
     """
 
+    window_bytes = 1 << 18
+    """A window is read into memory of its own, and 64 slow readers hold two each: 32 MB, where 1 MiB would be 128 MB."""
+
     def __init__(self, fd: int, offset: int, length: int, executor: Executor) -> None:
         self._fd = fd
         self._offset = offset
@@ -49,6 +52,9 @@ class FileBody:
 
 class MemoryBody:
     """Bytes in memory. `readers` says how many clients are being served from them right now."""
+
+    window_bytes = 1 << 20
+    """A window is a view: it costs nothing, and the fewer the better."""
 
     def __init__(self, content: bytes | bytearray | mmap, length: int | None = None) -> None:
         view = memoryview(content)

@@ -8,7 +8,16 @@ from typing import Any
 
 from proxy.errors import StoreError
 from proxy.model import Metadata
-from proxy.stores.database import MODE_BINARY, DamagedIndexError, Database, is_value_path
+from proxy.stores.database import (
+    DATABASE,
+    DATABASE_FILES,
+    MODE_BINARY,
+    DamagedIndexError,
+    Database,
+    is_value_path,
+)
+
+__all__ = ["DATABASE", "DATABASE_FILES", "DamagedRowError", "Index", "Row"]
 
 _COLUMNS = "rowid, key, raw, store_time, expire_time, access_time, tag, size, mode, filename, value"
 

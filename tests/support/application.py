@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from proxy.app import App, build
 from proxy.secret import Secret
@@ -42,6 +43,17 @@ def settings_over(directory: Path, *upstreams: CountingUpstream, **sections: Any
 
 
 @dataclass
+class Page:
+    """What one scrape of the metrics said."""
+
+    samples: list[Sample]
+
+    def total(self, family: str, **labels: str) -> float:
+        """The sum of a family's samples that carry these labels."""
+        return sum(each.value for each in self.samples if each.name == family and labels.items() <= each.labels.items())
+
+
+@dataclass
 class Gate:
     """A running application: ask it, count what it says it did."""
 
@@ -58,19 +70,13 @@ class Gate:
     def asking(self, *args: Any, **kwargs: Any) -> "asyncio.Task[httpx.Response]":
         return asyncio.create_task(self.ask(*args, **kwargs))
 
-    def total(self, family: str, **labels: str) -> float:
-        """The sum of a family's samples that carry these labels."""
-        return sum(
-            value for name, having, value in self.samples() if name == family and labels.items() <= having.items()
-        )
+    def scrape(self) -> "Page":
+        text = self.app.metrics.render(None)[0].decode()
+        return Page([sample for family in text_string_to_metric_families(text) for sample in family.samples])
 
-    def samples(self) -> list[tuple[str, dict[str, str], float]]:
-        page = self.app.metrics.render(None)[0].decode()
-        return [
-            (sample.name, sample.labels, sample.value)
-            for family in text_string_to_metric_families(page)
-            for sample in family.samples
-        ]
+    def total(self, family: str, **labels: str) -> float:
+        """The sum of a family's samples that carry these labels, by a scrape of its own."""
+        return self.scrape().total(family, **labels)
 
     async def key_of(self, *args: Any, **kwargs: Any) -> str:
         """The cache key of a request, by a dry run."""
@@ -147,6 +153,11 @@ class RawCall:
         assert self.task is not None
         async with asyncio.timeout(PATIENCE_SECONDS):
             await self.task
+
+    @property
+    def answer(self) -> httpx.Response:
+        """What the client got, as far as it got it."""
+        return httpx.Response(self.messages[0]["status"], headers=self.headers, content=self.body)
 
     @property
     def status(self) -> int | None:
