@@ -73,7 +73,9 @@ def reason_to_forward(
     remaining = seconds_left(entry, now)
     if remaining <= 0 and (asked.max_stale is None or -remaining > asked.max_stale):
         return Forward.STALE
-    just_bought = in_flight and entry.stored_at >= arrived
+    just_bought = (
+        in_flight and arrived <= entry.stored_at <= now
+    )  # later than now: bought before the clock was put back
     refused_by_caller = (
         asked.no_cache
         or (asked.max_age is not None and age_seconds(entry, now) > asked.max_age)

@@ -88,10 +88,10 @@ class Renderer:
         headers: Headers = list(_encoded(error.headers))
         if error.should_retry is not None:
             headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+        content, media_type = json.dumps(error.body()).encode(), "application/json"
         if isinstance(error, UpstreamRefusal):
-            await _whole(send, error.status, error.content, headers, media_type=error.media_type)
-            return
-        await _whole(send, error.status, json.dumps(error.body()).encode(), headers, head_only=head_only)
+            content, media_type = error.content, error.media_type
+        await _whole(send, error.status, content, headers, media_type=media_type, head_only=head_only)
 
     async def image(self, send: Send, entry: Entry, index: int, *, seconds_left: int, head_only: bool) -> None:
         """The bytes of one stored image. Raises StoreError if they give out: the response then ends visibly broken."""
@@ -100,7 +100,8 @@ class Renderer:
             (b"content-type", span.media_type.encode("ascii")),
             (b"content-length", b"%d" % span.size),
             (b"cache-control", b"private, max-age=%d, immutable" % max(0, seconds_left)),
-            (b"etag", b'"%s-%d"' % (entry.metadata.key[:32].encode("ascii"), index)),
+            # Of the purchase, not of the key: a refresh puts another picture under the same key.
+            (b"etag", b'"%s-%d"' % (entry.metadata.purchase_id.encode("ascii"), index)),
             # An SVG is a document that may carry scripts: it gets an origin of its own and may load nothing.
             (b"content-security-policy", b"sandbox; default-src 'none'; style-src 'unsafe-inline'"),
             (b"x-content-type-options", b"nosniff"),

@@ -69,8 +69,8 @@ class Inspection:
     images: tuple[ImageSpan, ...]
     links: tuple[Link, ...]
     usage: Usage | None
-    prefixes: tuple[Span, ...]
-    """`data:…;base64,` prefixes inside `b64_json`: to be cut."""
+    prefixes: tuple[Edit, ...]
+    """Where base64 came as a data URL: cuts the prefix `data:…;base64,`, and makes a `url` member a `b64_json` one."""
     echo: Span | None
     """The `safety_identifier` member with one comma: one caller's own, to be cut."""
 
@@ -79,9 +79,9 @@ class Inspection:
         return len(self.images) + len(self.links)
 
     def cuts(self) -> tuple[Edit, ...]:
-        """The edits that make a body fit to be stored, in order."""
-        spans = [*self.prefixes, *([self.echo] if self.echo else [])]
-        return tuple(Edit(*span) for span in sorted(spans))
+        """The edits that make a body fit to be stored, in order; each of them makes it shorter."""
+        edits = [*self.prefixes, *([Edit(*self.echo)] if self.echo else [])]
+        return tuple(sorted(edits, key=lambda edit: edit.start))
 
 
 def inspect(view: memoryview) -> Inspection:
@@ -101,16 +101,15 @@ def inspect(view: memoryview) -> Inspection:
     top = skeleton.by_name(_members(layout, _skip(layout, 0)))
     images: list[ImageSpan] = []
     links: list[Link] = []
-    prefixes: list[Span] = []
+    prefixes: list[Edit] = []
     for index, start in enumerate(_elements(layout, top["data"].value_start)):
         item = _Item(skeleton, layout, start, index)
         if (link := item.link()) is not None:
             links.append(link)
             continue
-        span, prefix = item.image()
-        images.append(span)
-        if prefix is not None:
-            prefixes.append(prefix)
+        image, edits = item.image()
+        images.append(image)
+        prefixes.extend(edits)
     skeleton.check_remaining_strings()
     echo = top.get("safety_identifier")
     return Inspection(
@@ -150,7 +149,7 @@ def usage_of(value: Any) -> Usage | None:
 
 def shifted(offset: int, cuts: tuple[Edit, ...]) -> int:
     """Where `offset` stands after `cuts` (which only shorten) were made."""
-    return offset - sum(min(cut.stop, offset) - cut.start for cut in cuts if cut.start < offset)
+    return offset - sum(min(cut.stop, offset) - cut.start - len(cut.replacement) for cut in cuts if cut.start < offset)
 
 
 def media_type_of(head: bytes) -> str | None:
@@ -227,6 +226,11 @@ class _Skeleton:
         """The number of the long string that `value` stands for, if it is one."""
         prefix = self._nonce.decode() + "-"
         return int(value[len(prefix) :]) if isinstance(value, str) and value.startswith(prefix) else None
+
+    def starts_with(self, beginning: bytes, value: Any) -> bool:
+        """Whether `value` is a long string whose text begins so, as it is spelled."""
+        number = self.long_string(value)
+        return number is not None and bytes(self.view[self._spans[number][0][0] :][: len(beginning)]) == beginning
 
     def take(self, number: int) -> tuple[Span, bool]:
         """The range of a long string between its quotes, and whether it has escapes; it needs no further check."""
@@ -343,25 +347,21 @@ class _Item:
         self._index = index
         if layout[start] != "{":
             raise UpstreamInvalidResponse(f"The upstream's reply holds no image at data[{index}].")
-        self._members = skeleton.by_name(_members(layout, start))
+        members = skeleton.by_name(_members(layout, start))
+        self._inline, self._url = members.get("b64_json"), members.get("url")
 
     def link(self) -> Link | None:
         """The item as an address, if it has no base64 of its own."""
-        inline, url = self._members.get("b64_json"), self._members.get("url")
-        if (inline is not None and inline.value) or url is None or not isinstance(url.value, str) or not url.value:
+        url = self._url
+        if self._base64_member() is not None or url is None or not isinstance(url.value, str) or not url.value:
             return None
-        address = self._skeleton.string(url.value)
-        if address.startswith("data:"):
-            return None
-        cut = self._skeleton.raw(inline.with_comma) if inline is not None else None
+        cut = self._skeleton.raw(self._inline.with_comma) if self._inline is not None else None
         replace = self._skeleton.raw((url.key_start, url.value_end))
-        if cut is not None and cut[0] < replace[1] and replace[0] < cut[1]:
-            cut = None
-        return Link(self._index, address, replace, cut)
+        return Link(self._index, self._skeleton.string(url.value), replace, cut)
 
-    def image(self) -> tuple[ImageSpan, Span | None]:
-        """The item's base64, checked whole, and the `data:` prefix to cut from it."""
-        member, url = self._members.get("b64_json"), self._members.get("url")
+    def image(self) -> tuple[ImageSpan, tuple[Edit, ...]]:
+        """The item's base64, checked whole, and the edits that leave it bare under the name `b64_json`."""
+        member = self._base64_member()
         number = self._skeleton.long_string(member.value) if member else None
         if member is None or number is None:
             raise UpstreamInvalidResponse(f"The upstream's reply holds no image at data[{self._index}].")
@@ -375,12 +375,26 @@ class _Item:
         span = ImageSpan(
             key=self._skeleton.raw((member.key_start, member.key_end)),
             value=(start + prefix_raw, stop),
-            url=self._skeleton.raw(url.with_comma) if url else None,
+            url=self._skeleton.raw(self._url.with_comma) if self._url and self._url is not member else None,
             media_type=media_type,
             size=size,
             escaped=escaped,
         )
-        return span, ((start, start + prefix_raw) if prefix_raw else None)
+        return span, self._edits(member, start, start + prefix_raw)
+
+    def _base64_member(self) -> "_Member | None":
+        """The member that holds the picture itself: `b64_json`, or a `url` that is a data URL."""
+        if self._inline is not None and self._inline.value:
+            return self._inline
+        return self._url if self._url is not None and self._skeleton.starts_with(b"data:", self._url.value) else None
+
+    def _edits(self, member: "_Member", start: int, bare: int) -> tuple[Edit, ...]:
+        """For a text that starts at `start`, and is base64 from `bare` on."""
+        if member is self._inline:
+            return (Edit(start, bare),) if bare > start else ()
+        # Longer than its replacement whatever the media type: `"url":"data:…;base64,`.
+        renamed = Edit(self._skeleton.raw((member.key_start, member.key_end))[0], bare, b'"b64_json":"')
+        return (renamed,) if self._inline is None else (renamed, Edit(*self._skeleton.raw(self._inline.with_comma)))
 
 
 def _unescaped(text: memoryview) -> memoryview:

@@ -153,7 +153,7 @@ class Protocol(HttpToolsProtocol):
         ours: int = self.transport.get_write_buffer_size()
         try:
             kernels = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-        except OSError:
+        except (OSError, ValueError):  # the descriptor has just been closed
             return ours
         return ours + int.from_bytes(kernels, sys.byteorder)
 

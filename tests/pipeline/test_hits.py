@@ -1,6 +1,7 @@
 """A hit is what the upstream once sent, to the byte, and costs nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,10 +63,10 @@ async def test_a_hit_is_a_hit_after_a_restart(tmp_path: Path, upstream: Counting
         {"n": 1, "size": "auto", "quality": "auto"},
         {"background": None},
     ],
-    ids=lambda fields: "-".join(fields),
+    ids="-".join,
 )
 async def test_what_does_not_shape_the_image_is_no_part_of_the_key(
-    proxy: Gate, upstream: CountingUpstream, same: dict[str, object]
+    proxy: Gate, upstream: CountingUpstream, same: dict[str, Any]
 ) -> None:
     await proxy.ask()
     again = await proxy.ask(**same)
@@ -86,7 +87,7 @@ async def test_prompts_are_compared_byte_by_byte(proxy: Gate, upstream: Counting
 
 @pytest.mark.parametrize("other", [{"n": 2}, {"size": "1024x1024"}, {"quality": "low"}, {"output_format": "jpeg"}])
 async def test_what_shapes_the_image_is_part_of_the_key(
-    proxy: Gate, upstream: CountingUpstream, other: dict[str, object]
+    proxy: Gate, upstream: CountingUpstream, other: dict[str, Any]
 ) -> None:
     await proxy.ask()
     assert (await proxy.ask(**other)).headers["x-imagegate-cache"] == "MISS"

@@ -38,7 +38,7 @@ def price(usage: Mapping[str, Any]) -> Decimal:
     """gpt-image-2: text at 5 USD a million, 1.25 from the upstream's cache, image at 30."""
     cached = usage["input_tokens_details"]["cached_tokens"]
     fresh = usage["input_tokens"] - cached
-    return (Decimal(fresh) * 5 + cached * Decimal("1.25") + usage["output_tokens"] * 30) / 1_000_000
+    return (Decimal(fresh) * 5 + Decimal(cached) * Decimal("1.25") + Decimal(usage["output_tokens"]) * 30) / 1_000_000
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from starlette.types import ASGIApp
 
 from proxy.app import App, build
 from proxy.secret import Secret
@@ -117,14 +118,18 @@ async def eventually(holds: Callable[[], bool]) -> None:
 class RawCall:
     """A request as the server hands it to the application, whose client can hang up."""
 
-    app: App
+    app: ASGIApp
     messages: list[Any] = field(default_factory=list)
     incoming: "asyncio.Queue[dict[str, Any]]" = field(default_factory=asyncio.Queue)
     task: "asyncio.Task[None] | None" = None
 
     def start(self, body: bytes, *, path: str = GENERATIONS, method: str = "POST", **more: Any) -> None:
-        """`headers` is a list of pairs of bytes, beside Host; anything else given replaces a member of the scope."""
+        """`headers` is a list of pairs of bytes, beside Host; `more_body` says that the client has not sent all.
+
+        Anything else given replaces a member of the scope.
+        """
         headers = [(b"host", b"gate.test"), *more.pop("headers", ())]
+        more_body = more.pop("more_body", False)
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -140,8 +145,11 @@ class RawCall:
             "server": ("127.0.0.1", 8080),
             **more,
         }
-        self.incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
-        self.task = asyncio.create_task(self.app(scope, self.incoming.get, self._send))
+        self.incoming.put_nowait({"type": "http.request", "body": body, "more_body": more_body})
+        self.task = asyncio.create_task(self._run(scope))
+
+    async def _run(self, scope: dict[str, Any]) -> None:
+        await self.app(scope, self.incoming.get, self._send)
 
     async def _send(self, message: Any) -> None:
         self.messages.append(message)

@@ -38,8 +38,8 @@ class Reply:
         return error
 
 
-def request_of(prompt: str, **members: Any) -> dict[str, Any]:
-    return {"model": "gpt-image-2", "prompt": prompt, "size": "1024x1024", "quality": "low", **members}
+def request_of(prompt: str, members: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"model": "gpt-image-2", "prompt": prompt, "size": "1024x1024", "quality": "low", **(members or {})}
 
 
 def ask(
@@ -68,7 +68,7 @@ def ask_on(
     """One request on an open connection, which stays open."""
     given = {"content-type": "application/json", "authorization": CREDENTIAL, **(headers or {})}
     sent = {name: value for name, value in given.items() if value is not None}
-    connection.request("POST", "/v1/images/generations", json.dumps(request_of(prompt, **(members or {}))), sent)
+    connection.request("POST", "/v1/images/generations", json.dumps(request_of(prompt, members)), sent)
     response = connection.getresponse()
     named = {name.lower(): value for name, value in response.getheaders()}
     return Reply(response.status, named, response.read())

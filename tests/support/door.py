@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,12 @@ class Door:
         return list(self.spool_directory.iterdir())
 
 
+@cache
+def _wire() -> Wire:
+    """One for all tests: it keeps nothing of a call, and reading the certificates takes 25 ms."""
+    return Wire(tcp_keepalive_seconds=30)
+
+
 @asynccontextmanager
 async def opened(directory: Path, *sections: UpstreamSection, clock: Clock | None = None) -> AsyncIterator[Door]:
     spool_directory = directory / "tmp"
@@ -90,7 +97,7 @@ async def opened(directory: Path, *sections: UpstreamSection, clock: Clock | Non
         upstreams = Upstreams(
             sections,
             spools=Spools(directory, executor, "instance"),
-            wire=Wire(tcp_keepalive_seconds=30),
+            wire=_wire(),
             executor=executor,
             observer=record,
             clock=clock or SystemClock(),

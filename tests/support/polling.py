@@ -9,7 +9,7 @@ T = TypeVar("T")
 PAUSE_SECONDS = 0.01
 
 
-def eventually(look: Callable[[], T], *, seconds: float = 20.0, what: str = "what was waited for") -> T:
+def eventually(look: Callable[[], T | None], *, seconds: float = 20.0, what: str = "what was waited for") -> T:
     """The first true value that `look` gives. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while True:

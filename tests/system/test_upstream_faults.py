@@ -77,7 +77,7 @@ def test_a_bomb_costs_no_memory(start: Start, upstream: UpstreamProcess) -> None
     before = proxy.resident_bytes()
     prompt = upstream.plan("a bomb, measured", {"fault": "bomb"})
     assert ask(proxy, prompt).status == 502
-    assert proxy.peak_bytes() - before < 60_000_000, "128 MB were in it"
+    assert proxy.peak_bytes() - before < 40_000_000, "68 MB were in it"
 
 
 def test_an_upstream_that_refuses_connections_is_a_502_that_may_be_retried(

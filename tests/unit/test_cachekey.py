@@ -90,6 +90,7 @@ def test_a_changed_table_of_defaults_is_a_changed_answer() -> None:
 fields = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
+@settings(deadline=None)
 @given(st.tuples(fields, fields, fields, fields), st.tuples(fields, fields, fields, fields))
 def test_different_fields_give_different_keys(one: tuple[str, ...], other: tuple[str, ...]) -> None:
     assume(one != other)
@@ -100,6 +101,7 @@ def test_different_fields_give_different_keys(one: tuple[str, ...], other: tuple
     assert len(keys) == 2
 
 
+@settings(deadline=None)
 @given(fields, st.integers(0, 12), st.integers(0, 12))
 def test_text_that_moves_from_one_field_to_the_next_changes_the_key(text: str, one: int, other: int) -> None:
     one, other = min(one, len(text)), min(other, len(text))
@@ -110,7 +112,7 @@ def test_text_that_moves_from_one_field_to_the_next_changes_the_key(text: str, o
 scalars = st.one_of(st.booleans(), st.integers(-5, 5), st.text(max_size=3))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), scalars, max_size=3), st.data())
 def test_the_order_and_spelling_of_members_leave_the_key_alone(inner: dict[str, Any], data: st.DataObject) -> None:
     document = {**BASE, "intricacy": inner}

@@ -1,7 +1,7 @@
 """Links to single images: what was not signed here does not exist, and what is old has expired."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import LinkExpired, NotFound
@@ -13,6 +13,7 @@ NOW = 1_794_999_999.0
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32), st.integers(0, 255), st.integers(1, 2**40 - 1))
 def test_a_name_gives_back_its_link(key: bytes, index: int, expires_at: int) -> None:
     link = FileLink(key.hex(), index, expires_at)
@@ -54,6 +55,7 @@ def test_nonsense_is_unknown(name: str) -> None:
         LINKS.read(name, now=NOW)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_any_text_is_read_or_refused(name: str) -> None:
     with pytest.raises(NotFound):

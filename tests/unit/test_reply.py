@@ -167,7 +167,7 @@ def test_the_echo_goes_back_to_where_it_was_cut(written: Written) -> None:
         return
     at = shifted(found.echo[0], found.cuts())
     restored = stored[:at] + text(written.body, found.echo) + stored[at:]
-    assert restored == edited(written.body, [Edit(*prefix) for prefix in found.prefixes])
+    assert restored == edited(written.body, found.prefixes)
     assert "safety_identifier" in json.loads(restored)
 
 
@@ -335,7 +335,7 @@ def test_a_prefix_in_escapes_is_cut_as_it_stands() -> None:
     prefix = "".join(f"\\u{ord(c):04x}" for c in "data:image/png;base64,")
     body = reply_of(f'{{"b64_json":"{prefix}{B64}"}}')
     found = look(body)
-    assert [text(body, span) for span in found.prefixes] == [prefix.encode()]
+    assert [text(body, (edit.start, edit.stop)) for edit in found.prefixes] == [prefix.encode()]
     assert edited(body, found.cuts()) == reply_of(ITEM)
 
 
@@ -430,6 +430,38 @@ def test_a_picture_wins_over_an_address_beside_it() -> None:
     assert (len(found.images), found.links) == (1, ())
 
 
+@pytest.mark.parametrize("spelled", ["data:image/png;base64,", "data:image\\/png;base64,", "data:;base64,"])
+@pytest.mark.parametrize(
+    "item",
+    [
+        '{"url":"%s"}',
+        '{"url":"%s","b64_json":null}',
+        '{"b64_json":"","url":"%s"}',
+        '{ "b64_json" : null , "revised_prompt":"url" , "url" : "%s" }',
+    ],
+)
+def test_a_data_url_in_place_of_an_address_is_the_picture_itself(spelled: str, item: str) -> None:
+    value = base64.b64encode(picture("long", size=120_000)).decode()
+    if "\\" in spelled:
+        value = value.replace("/", "\\/")
+    sent = f'{{"data":[{item.replace("%s", spelled + value)},{ITEM}],"safety_identifier":"me"}}'.encode()
+    found = look(sent)
+    assert found.links == ()
+    stored = edited(sent, found.cuts())
+    assert all(len(edit.replacement) < edit.stop - edit.start for edit in found.cuts())
+    expected = json.loads(sent)
+    del expected["safety_identifier"], expected["data"][0]["url"]
+    expected["data"][0]["b64_json"] = base64.b64encode(picture("long", size=120_000)).decode()
+    assert json.loads(stored) == expected
+    assert stored.count(b'"b64_json"') == 2
+    again = look(stored)
+    assert again.cuts() == ()
+    assert [pixels(stored, image) for image in again.images] == [picture("long", size=120_000), picture("one")]
+    assert found.echo is not None
+    at = shifted(found.echo[0], found.cuts())
+    assert stored[:at] + text(sent, found.echo) + stored[at:] == edited(sent, found.prefixes)
+
+
 # --- usage -----------------------------------------------------------------------------------------------------------
 
 
@@ -460,6 +492,7 @@ def test_usage_is_split_into_disjoint_classes(reported: Any, expected: Usage | N
 counts = st.one_of(st.integers(-10, 10_000), st.none(), st.text(max_size=2), st.booleans(), st.floats())
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from proxy.upstream.links import NotFetchable, fetch_base64
+from proxy.upstream.links import NotFetchable, _is_public, fetch_base64
 from proxy.upstream.wire import Wire
 from tests.support import faulty
 from tests.support.faulty import Act, FaultyUpstream
@@ -78,9 +78,25 @@ HOSTS = [
 async def test_no_address_inside_is_called(wire: Wire, host: str) -> None:
     async with FaultyUpstream() as upstream:
         for url in (f"https://{host}:{upstream.port}/a.png", f"https://{host}/a.png"):
-            with pytest.raises(NotFetchable):
+            with pytest.raises(NotFetchable, match=r"not public|unknown"):
                 await fetch_base64(wire, url, upstream_base_url=ELSEWHERE)
         assert upstream.connections == 0
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "93.184.215.14",
+        "8.8.8.8",
+        "172.32.0.1",
+        "2606:4700::1111",
+        "::ffff:8.8.8.8",
+        "2002:808:808::1",
+        "64:ff9b::808:808",
+    ],
+)
+def test_public_addresses_are_told_from_those_inside(address: str) -> None:
+    assert _is_public(address)
 
 
 @pytest.mark.parametrize(
