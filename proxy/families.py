@@ -276,7 +276,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "imagegate_retired_requests_total",
         "counter",
-        "Requests forwarded for a model whose shutdown date has passed.",
+        "Valid requests for a model whose shutdown date has passed, answered from the cache or not.",
         (_MODEL,),
         initial=_ALL,
     ),

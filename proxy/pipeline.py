@@ -13,7 +13,7 @@ from typing import Literal
 from proxy import ids, outcomes
 from proxy.asking import Ask, Doorkeeper
 from proxy.clock import Clock
-from proxy.errors import NotCached, QueueFull, UpstreamError
+from proxy.errors import InternalError, NotCached, QueueFull, UpstreamError
 from proxy.health import Health
 from proxy.metrics import Metrics
 from proxy.model import Answer, Entry, Forward, Inbound, Outcome, Rehearsal
@@ -118,7 +118,7 @@ class Pipeline:
         except QueueFull:
             self.metrics.rate_limited("upstream", "concurrency")
             raise
-        except UpstreamError:
+        except (UpstreamError, InternalError):
             self.metrics.purchase_failed(ask.first.request.model)
             raise
         paid = outcomes.describe(ask, generation, self.cache, self.clock.wall())

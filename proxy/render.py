@@ -58,7 +58,7 @@ class Renderer:
         metadata = answer.outcome.entry.metadata
 
         def link(index: int, image: ImageSpan) -> str:
-            name = self.links.name(FileLink(metadata.key, index, expires_at))
+            name = self.links.name(FileLink.to(metadata, index, expires_at))
             return f"{origin}{FILES_PATH}{name}.{EXTENSIONS[image.media_type]}"
 
         if rendering is Rendering.URL and not answer.outcome.stored:

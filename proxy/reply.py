@@ -174,7 +174,8 @@ def _count(details: Any, name: str) -> int:
 
 def _parse(text: bytes) -> dict[str, Any]:
     try:
-        return strictjson.parse_object(text)
+        # A revised prompt that was cut in the middle of an emoji is no reason to lose an image that is paid for.
+        return strictjson.parse_object(text, lone_surrogates=True)
     except InvalidRequest as error:
         raise UpstreamInvalidResponse("The upstream's reply is not the JSON of an image reply.") from error
 

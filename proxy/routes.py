@@ -115,7 +115,7 @@ class ImagesApi:
             arrived_monotonic=call.arrived_monotonic,
             progress=call.progress,
         )
-        if headers.get("x-imagegate-dry-run", "").strip().lower() in ("true", "1"):
+        if _is_dry_run(headers.get("x-imagegate-dry-run")):
             await self.renderer.rehearsal(send, await self.pipeline.rehearse(inbound))
             return
         origin = self._origin(scope, headers)
@@ -262,7 +262,7 @@ class Files:
         link = self.links.read(name, now=now)
         entry = await self.store.lookup(link.key)
         gone = NotFound("This image is no longer stored. Ask for it again.", code="file_not_found")
-        if entry is None or link.index >= len(entry.metadata.images):
+        if entry is None or not link.is_to(entry.metadata):
             raise gone
         if EXTENSIONS[entry.metadata.images[link.index].media_type] != extension:
             raise gone
@@ -301,6 +301,17 @@ def _check_media_type(headers: Mapping[str, str]) -> None:
             f"Invalid Content-Type header ({media_type[:100]}), expected application/json. "
             "(HINT: If you're using curl, you can pass -H 'Content-Type: application/json')"
         )
+
+
+def _is_dry_run(word: str | None) -> bool:
+    """Raises InvalidRequest for a word that is neither yes nor no: who wrote it did not mean to buy."""
+    match (word or "false").strip().lower():
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+        case _:
+            raise InvalidRequest("Invalid 'X-Imagegate-Dry-Run': expected true or false.", code="invalid_header")
 
 
 def _asked_rendering(word: str | None) -> str | None:

@@ -25,10 +25,17 @@ class _JsonError(Exception):
     """What is wrong with the text; turned into an InvalidRequest at the end."""
 
 
-def parse_object(body: bytes, *, max_depth: int = 32) -> dict[str, Any]:
-    """The JSON object that `body` is. Raises InvalidRequest, with a sentence that says what is wrong."""
+def parse_object(body: bytes, *, max_depth: int = 32, lone_surrogates: bool = False) -> dict[str, Any]:
+    """The JSON object that `body` is. Raises InvalidRequest, with a sentence that says what is wrong.
+
+    `lone_surrogates` lets half a pair of escapes pass: a text that somebody cut in the middle of an emoji. Such a string
+    cannot be encoded as UTF-8 again.
+    """
     try:
-        return _parse(body, max_depth)
+        value = _parse(body, max_depth)
+        if not lone_surrogates and _SURROGATE_ESCAPE.search(body) and _has_lone_surrogate(value):
+            raise _JsonError("a string holds a lone surrogate")
+        return value
     except _JsonError as fault:
         raise InvalidRequest(f"We could not parse the JSON body of your request: {fault}.") from None
 
@@ -52,8 +59,6 @@ def _parse(body: bytes, max_depth: int) -> dict[str, Any]:
         raise _too_deep(max_depth)
     if not isinstance(value, dict):
         raise _JsonError("an object was expected at the top level")
-    if _SURROGATE_ESCAPE.search(body) and _has_lone_surrogate(value):
-        raise _JsonError("a string holds a lone surrogate")
     return value
 
 

@@ -1,16 +1,11 @@
-"""Takes in a reply: its body into a spool, then the whole of it checked, before anybody is told."""
+"""Takes in a reply: its body into a spool, or an error as it came."""
 
-import asyncio
 from collections.abc import Mapping
-from concurrent.futures import Executor
 
 from proxy.errors import UpstreamConnectionLost, UpstreamInvalidResponse, UpstreamRefusal
-from proxy.model import Relay
-from proxy.reply import Edit, Inspection, inspect, shifted
 from proxy.spool import Spool
-from proxy.upstream.links import NotFetchable, fetch_base64
 from proxy.upstream.slots import ReceiveSlots
-from proxy.upstream.wire import Reply, Wire
+from proxy.upstream.wire import Reply
 
 REPLY_BYTES_PER_IMAGE = 64 * 1024 * 1024
 """The largest picture of any model, 8.3 megapixels of RGBA that do not compress, is 44 MB in base64."""
@@ -75,62 +70,6 @@ def relayed(headers: Mapping[str, str], *, refused: bool = False) -> dict[str, s
         and value.isascii()
         and value.isprintable()
     }
-
-
-async def check(
-    spool: Spool, executor: Executor, wire: Wire, *, upstream_base_url: str, headers: Mapping[str, str]
-) -> tuple[Inspection, Relay]:
-    """Checks a received body, makes it fit to be stored, and says what was this call's alone.
-
-    Addresses are replaced by the pictures behind them, where those may be fetched; prefixes and the caller's own
-    `safety_identifier` are cut. Raises UpstreamInvalidResponse. Parsing runs in `executor`, whose size bounds its memory.
-    """
-    loop = asyncio.get_running_loop()
-    inspection = await loop.run_in_executor(executor, _inspect, spool)
-    if inspection.links:
-        inspection = await _resolve(spool, inspection, executor, wire, upstream_base_url)
-    cuts = inspection.cuts()
-    if not cuts:
-        return inspection, Relay(relayed(headers))
-    echo = await loop.run_in_executor(executor, _read_echo, spool, inspection)
-    await loop.run_in_executor(executor, spool.replace, cuts)
-    inspection = await loop.run_in_executor(executor, _inspect, spool)
-    return inspection, Relay(relayed(headers), echo)
-
-
-async def _resolve(
-    spool: Spool, inspection: Inspection, executor: Executor, wire: Wire, upstream_base_url: str
-) -> Inspection:
-    edits: list[Edit] = []
-    for link in inspection.links:
-        try:
-            text = await fetch_base64(wire, link.url, upstream_base_url=upstream_base_url)
-        except NotFetchable:
-            continue
-        edits.extend(link.edits(text))
-    if not edits:
-        return inspection
-    loop = asyncio.get_running_loop()
-    await loop.run_in_executor(executor, spool.replace, tuple(edits))
-    return await loop.run_in_executor(executor, _inspect, spool)
-
-
-def _inspect(spool: Spool) -> Inspection:
-    with spool.view() as view:
-        try:
-            return inspect(view)
-        except UpstreamInvalidResponse as error:
-            # The traceback holds the frames, and those hold views into a file that is about to be unmapped.
-            failure = error.again()
-    raise failure
-
-
-def _read_echo(spool: Spool, inspection: Inspection) -> tuple[int, bytes] | None:
-    if inspection.echo is None:
-        return None
-    start, stop = inspection.echo
-    with spool.view() as view:
-        return shifted(start, inspection.cuts()), bytes(view[start:stop])
 
 
 def _is_json(headers: Mapping[str, str]) -> bool:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from proxy.clock import Clock
 from proxy.errors import (
+    InternalError,
     QueueFull,
+    StoreError,
     UpstreamConnectionLost,
     UpstreamError,
     UpstreamInvalidResponse,
@@ -20,12 +22,13 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from proxy.model import Candidate
+from proxy.model import Candidate, Relay
 from proxy.settings import UpstreamSection
 from proxy.spool import Spool, Spools
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.calls import Caller, Generation, Observer
-from proxy.upstream.receive import check, receive, refusal, request_id_of
+from proxy.upstream.checker import Checker
+from proxy.upstream.receive import receive, refusal, relayed, request_id_of
 from proxy.upstream.slots import CallSlots, ReceiveSlots
 from proxy.upstream.wire import Post, Wire
 
@@ -67,7 +70,7 @@ class Upstreams:
         self._receive_slots = ReceiveSlots()
         self._spools = spools
         self._wire = wire
-        self._executor = executor
+        self._checker = Checker(executor, wire)
         self._observer = observer
         self._clock = clock
 
@@ -137,6 +140,9 @@ class Upstreams:
         spool = self._spools.open()
         try:
             generation = await self._exchange(standing.section, candidate, caller, spool)
+        except StoreError as error:
+            spool.discard()
+            raise InternalError("imagegate lost a reply that it had received. It may have been billed.") from error
         except BaseException as error:
             spool.discard()
             if isinstance(error, UpstreamError):
@@ -165,16 +171,14 @@ class Upstreams:
                 raise UpstreamInvalidResponse(f"The upstream answered {reply.status}, which is no answer to a request.")
             await receive(reply, spool, self._receive_slots, images=candidate.request.n)
             headers = reply.headers
-        inspection, relay = await check(
-            spool, self._executor, self._wire, upstream_base_url=section.base_url, headers=headers
-        )
+        inspection, echo = await self._checker.check(spool, upstream_base_url=section.base_url)
         return Generation(
             candidate=candidate,
             spool=spool,
             inspection=inspection,
             upstream_request_id=request_id_of(headers),
             seconds=0.0,
-            relay=relay,
+            relay=Relay(relayed(headers), echo),
         )
 
     def _judge(self, standing: _Standing, error: UpstreamError) -> None:

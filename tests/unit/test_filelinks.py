@@ -8,7 +8,7 @@ from proxy.errors import LinkExpired, NotFound
 from proxy.filelinks import FileLink, FileLinks
 
 LINKS = FileLinks(b"secret")
-LINK = FileLink("0123456789abcdef" * 4, 3, 1_795_000_000)
+LINK = FileLink("0123456789abcdef" * 4, b"purchase", 3, 1_795_000_000)
 NOW = 1_794_999_999.0
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
@@ -16,7 +16,7 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 @settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32), st.integers(0, 255), st.integers(1, 2**40 - 1))
 def test_a_name_gives_back_its_link(key: bytes, index: int, expires_at: int) -> None:
-    link = FileLink(key.hex(), index, expires_at)
+    link = FileLink(key.hex(), b"purchase", index, expires_at)
     name = LINKS.name(link)
     assert LINKS.read(name, now=expires_at - 1) == link
     assert set(name) <= set(ALPHABET)
@@ -63,7 +63,7 @@ def test_any_text_is_read_or_refused(name: str) -> None:
 
 
 def test_an_expired_forgery_is_unknown_and_not_expired() -> None:
-    forged = FileLinks(b"another secret").name(FileLink(LINK.key, 0, 1))
+    forged = FileLinks(b"another secret").name(FileLink(LINK.key, LINK.purchase, 0, 1))
     with pytest.raises(NotFound):
         LINKS.read(forged, now=NOW)
 
