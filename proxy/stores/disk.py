@@ -170,7 +170,7 @@ class DiskTier:
         try:
             metadata = entryfile.check_entry(found.fd, found.layout, buffer)
             if metadata.key != found.row.key:
-                raise StoreError("damaged entry: it belongs to another key")  # noqa: TRY301
+                raise StoreError("damaged entry: it belongs to another key")
         except StoreError:
             with self._serving() as index:
                 self._forget(index, found.row, "corrupt")

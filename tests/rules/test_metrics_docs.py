@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from proxy.families import FAMILIES
-from proxy.metrics import Family
+from proxy.families import FAMILIES, Family
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 UNITS = {"_seconds": "seconds", "_bytes": "bytes", "_tokens_total": "tokens", "_usd_total": "USD"}

@@ -82,7 +82,7 @@ def written(**attributes: Any) -> str:
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
     """The exception, as if it came from somewhere."""
     try:
-        raise error from cause  # noqa: TRY301 - to give it a traceback
+        raise error from cause
     except BaseException as caught:
         return caught
 
