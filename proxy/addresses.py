@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from proxy.kinds import Kind, Place, Refused, many, matching, toml_text
 
+_AUTHORITY = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+
 
 def is_host(text: str) -> bool:
     try:
@@ -16,6 +18,11 @@ def is_host(text: str) -> bool:
             r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", text
         ) is not None and not re.fullmatch(r"[\d.]+", text)
     return True
+
+
+def is_authority(text: str) -> bool:
+    """A host, with or without a port, as a `Host` header names it (RFC 9110 §7.2)."""
+    return _AUTHORITY.fullmatch(text) is not None
 
 
 def is_loopback(host: str) -> bool:

@@ -16,7 +16,6 @@ from proxy.asking import Doorkeeper
 from proxy.auth import Authenticator
 from proxy.clock import Clock, SystemClock
 from proxy.crosschecks import check_vendors
-from proxy.errors import ConfigurationError
 from proxy.filelinks import FileLinks
 from proxy.health import Health
 from proxy.metrics import Metrics
@@ -48,7 +47,6 @@ class App:
 
     settings: Settings
     asgi: ASGIApp
-    recorded: Recorded
     metrics_asgi: ASGIApp
     """The same metrics page, for a listener of its own (`metrics.listen`)."""
     pipeline: Pipeline
@@ -77,9 +75,8 @@ class App:
 
     async def close(self, drain_seconds: float | None = None) -> int:
         """Lets the flights land, then closes the store; how many flights had not landed in time."""
-        limit = self.settings.server.drain_seconds if drain_seconds is None else drain_seconds
-        self.health.draining = True
-        lost = await self.flights.drain(limit)
+        self.health.drain(self.settings.server.drain_seconds if drain_seconds is None else drain_seconds)
+        lost = await self.flights.drain(self.health.seconds_left)
         if lost:
             logger.error("flights were still in the air at the end of server.drain_seconds", extra={"count": lost})
         await self.store.close()
@@ -88,13 +85,7 @@ class App:
 
     def reload(self, settings: Settings) -> None:
         """New rules, aliases, catalogue and prices (SIGHUP). Raises ConfigurationError and keeps the old."""
-        try:
-            validator = _validator(settings.rules, self.settings.upstreams)
-        except ConfigurationError:
-            self.metrics.reloaded(ok=False)
-            raise
-        self.pipeline.doorkeeper.validator = validator
-        self.metrics.reloaded(ok=True)
+        self.pipeline.doorkeeper.validator = _validator(settings.rules, self.settings.upstreams)
 
 
 def build(settings: Settings, *, clock: Clock | None = None) -> App:
@@ -109,9 +100,9 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         settings.upstreams, spools=store.spools, wire=wire, executor=checkers, observer=metrics, clock=clock
     )
     secret = cache_secret(settings.cache)
-    health = Health(store_is_writable=lambda: store.healthy)
+    health = Health(store_is_writable=lambda: store.healthy, clock=clock)
     flights: Flights[Fill] = Flights()
-    authenticator = Authenticator(settings.auth.mode, secret)
+    authenticator = Authenticator(settings.auth.mode, secret, origins=settings.server.cors_origins)
     pipeline = Pipeline(
         doorkeeper=Doorkeeper(authenticator, validator, settings.upstreams, metrics, clock),
         store=store,
@@ -131,12 +122,10 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         health=health,
     )
     api = ImagesApi(pipeline, renderer, settings.server, metrics, clock, others)
-    recorded = _onion(api, settings, metrics, renderer, clock)
     _watch(metrics, settings, store, flights, upstreams)
     return App(
         settings=settings,
-        asgi=recorded,
-        recorded=recorded,
+        asgi=_onion(api, settings, metrics, renderer, clock),
         metrics_asgi=Recorded(
             Caught(Router([Route("/metrics", Endpoint("/metrics", page))]), renderer),
             metrics=metrics,

@@ -1,7 +1,7 @@
 """Who asks what: a call as it arrived becomes an Ask that is believed, or the error that says why not."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -9,9 +9,9 @@ from proxy import policy, strictjson, validation
 from proxy.auth import Authenticator
 from proxy.cachekey import cache_key
 from proxy.clock import Clock
-from proxy.errors import RequestError, Unauthenticated, UnsupportedByModel
+from proxy.errors import Forbidden, RequestError, Unauthenticated
 from proxy.metrics import Metrics
-from proxy.model import Candidate, ImageRequest, Inbound, Principal
+from proxy.model import Candidate, ImageRequest, Inbound, Principal, Progress
 from proxy.routing import eligible
 from proxy.settings import UpstreamSection
 from proxy.upstream import Caller
@@ -23,10 +23,13 @@ logger = logging.getLogger("imagegate")
 class Ask:
     """A call that was believed: valid at every candidate, of which there is at least one, the most preferred first."""
 
-    inbound: Inbound
     principal: Principal
     candidates: tuple[Candidate, ...]
     directives: policy.Directives
+    arrived: float
+    """Wall clock, seconds."""
+    progress: Progress = field(default_factory=Progress)
+    openai_beta: str = ""
 
     @property
     def first(self) -> Candidate:
@@ -34,7 +37,7 @@ class Ask:
 
     @property
     def caller(self) -> Caller:
-        return Caller(self.principal.credential, self.inbound.headers.get("openai-beta", ""))
+        return Caller(self.principal.credential, self.openai_beta)
 
 
 @dataclass(slots=True)
@@ -47,18 +50,20 @@ class Doorkeeper:
     metrics: Metrics
     clock: Clock
 
-    def believe(self, inbound: Inbound) -> Ask:
+    async def believe(self, inbound: Inbound) -> Ask:
         """Raises RequestError, and counts it."""
         principal = self._authenticate(inbound)
         try:
-            document = strictjson.parse_object(inbound.body)
+            document = strictjson.parse_object(await inbound.read())
             candidates = self._candidates(inbound, principal, document)
             directives = policy.directives(inbound.headers)
         except RequestError as error:
             self.metrics.rejected(error.param, error.code)
             raise
         self._note(inbound, candidates[0])
-        return Ask(inbound, principal, candidates, directives)
+        return Ask(
+            principal, candidates, directives, inbound.arrived, inbound.progress, inbound.headers.get("openai-beta", "")
+        )
 
     def _authenticate(self, inbound: Inbound) -> Principal:
         try:
@@ -66,17 +71,16 @@ class Doorkeeper:
         except Unauthenticated:
             self.metrics.auth_failed("missing")
             raise
+        except Forbidden:
+            self.metrics.auth_failed("origin")
+            raise
         inbound.progress.team = principal.team
         return principal
 
     def _candidates(self, inbound: Inbound, principal: Principal, document: dict[str, Any]) -> tuple[Candidate, ...]:
         """The preferred upstream judges the request; another one is a candidate if it would take it too."""
-        model = self.validator.model_of(document)
-        sections = eligible(self.upstreams, model)
-        if not sections and model:
-            raise UnsupportedByModel(f"The model '{model}' does not exist.", param="model", code="invalid_value")
         found: list[Candidate] = []
-        for section in sections or self.upstreams[:1]:
+        for section in eligible(self.upstreams, self.validator.model_of(document)):
             try:
                 request = self.validator.validate(document, inbound.operation, section.vendor)
             except RequestError:

@@ -147,8 +147,8 @@ def _cache_verify(options: Options) -> int:
 
 def _directory(options: Options) -> "CacheDirectory":
     path = settings_of(options).cache.directory
+    from proxy.stores.database import DATABASE
     from proxy.stores.directory import CacheDirectory
-    from proxy.stores.index import DATABASE
 
     if not (path / DATABASE).is_file():
         # Looking must not create one.

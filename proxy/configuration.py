@@ -16,7 +16,7 @@ from proxy.crosschecks import check, leads_to
 from proxy.errors import ConfigurationError
 from proxy.kinds import Kind, Place
 from proxy.problems import Problems, Variable, did_you_mean
-from proxy.secret import SECRET
+from proxy.secret import NEEDED_SECRET, SECRET
 from proxy.settings import OPENAI_URL, ServerSection, Settings, UpstreamSection, default_of, sections
 
 PREFIX = "IMAGEGATE_"
@@ -157,5 +157,5 @@ def _read_section(kind: type[Any], path: str, table: Any, place: Place, problems
 
 def _read_value(kind: Kind, raw: Any, place: Place) -> Any:
     if isinstance(raw, Variable):
-        raw = {"env": raw.name} if kind is SECRET else kind.of_text(raw.text)
+        raw = {"env": raw.name} if kind in (SECRET, NEEDED_SECRET) else kind.of_text(raw.text)
     return kind.read(raw, place)

@@ -3,7 +3,7 @@
 from dataclasses import Field, fields
 from typing import Any
 
-from proxy.secret import SECRET
+from proxy.secret import NEEDED_SECRET, SECRET
 from proxy.settings import Settings, sections
 
 
@@ -36,5 +36,5 @@ def _described(section: Any) -> dict[str, Any]:
     described = {}
     for item in fields(section):
         kind, value = item.metadata["kind"], getattr(section, item.name)
-        described[item.name] = None if value is None and kind is not SECRET else kind.shown(value)
+        described[item.name] = None if value is None and kind not in (SECRET, NEEDED_SECRET) else kind.shown(value)
     return described

@@ -240,6 +240,7 @@ _DECODERS: Mapping[str, Callable[[Any], Any]] = {
     "upstream_request_id": _optional(_text),
     "upstream_seconds": _seconds,
     "request": _request,
+    "begun_at": _seconds,
 }
 
 

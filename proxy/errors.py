@@ -5,6 +5,7 @@
     │   ├── InvalidRequest               400  shape, type, range or enumeration
     │   ├── UnsupportedByModel           400  a rule of the model (image_generation_user_error)
     │   ├── Unauthenticated              401
+    │   ├── Forbidden                    403
     │   ├── NotFound                     404
     │   ├── MethodNotAllowed             405
     │   ├── RequestTimeout               408
@@ -98,6 +99,11 @@ class UnsupportedByModel(RequestError):
 class Unauthenticated(RequestError):
     status = 401
     code = "invalid_api_key"
+
+
+class Forbidden(RequestError):
+    status = 403
+    code = "forbidden"
 
 
 class NotFound(RequestError):

@@ -291,10 +291,17 @@ FAMILIES: tuple[Family, ...] = (
         initial=({"scope": ("upstream",), "limit": ("concurrency",)},),
     ),
     Family(
+        "imagegate_budget_remaining_usd",
+        "gauge",
+        "Dollars left of a budget. Without budgets it has no samples.",
+        (Label("scope", ("team", "key")), Label("name", configured="budgets")),
+        unit="usd",
+    ),
+    Family(
         "imagegate_auth_failures_total",
         "counter",
-        "Requests without a credential that is accepted.",
-        (Label("reason", ("missing", "invalid")),),
+        "Requests without a credential, or from a web page whose origin is not allowed.",
+        (Label("reason", ("missing", "origin")),),
         initial=_ALL,
     ),
     Family(

@@ -1,25 +1,55 @@
-"""Whether this process is alive, ready and taking new work."""
+"""Whether this process is alive, ready and taking new work; on its way out, which part of the way, and until when."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 
+from proxy.clock import Clock
 from proxy.errors import Draining
+
+
+class Phase(Enum):
+    """Of a process's life, in this order."""
+
+    SERVING = auto()
+    LEAVING = auto()
+    """Not ready for new traffic any more, but still serving what comes."""
+    DRAINING = auto()
+    """The listener is closed: nothing new is bought, what flies may land."""
 
 
 @dataclass(slots=True)
 class Health:
-    """`store_is_writable` asks the store; the server sets the two flags, in this order, on its way out."""
+    """`store_is_writable` asks the store. The server moves the phase; everybody else reads it here."""
 
     store_is_writable: Callable[[], bool]
-    leaving: bool = False
-    """Not ready for new traffic any more, but still serving what comes."""
-    draining: bool = False
-    """The listener is closed: nothing new is bought, what flies may land."""
+    clock: Clock
+    phase: Phase = Phase.SERVING
+    _ends_at: float = math.inf
+
+    @property
+    def is_draining(self) -> bool:
+        return self.phase is Phase.DRAINING
+
+    @property
+    def seconds_left(self) -> float:
+        """Of this phase; never below 0."""
+        return max(0.0, self._ends_at - self.clock.monotonic())
+
+    def leave(self, seconds: float) -> None:
+        """The way out begins; the listener closes in so many seconds."""
+        self.phase, self._ends_at = Phase.LEAVING, self.clock.monotonic() + seconds
+
+    def drain(self, seconds: float) -> None:
+        """What is in progress has so many seconds from now on. There is one deadline: a second call changes nothing."""
+        if not self.is_draining:
+            self.phase, self._ends_at = Phase.DRAINING, self.clock.monotonic() + seconds
 
     def problems(self) -> list[str]:
         """Why this process should get no new traffic; empty when it is ready."""
         found = []
-        if self.leaving or self.draining:
+        if self.phase is not Phase.SERVING:
             found.append("shutting down")
         if not self.store_is_writable():
             found.append("the cache cannot be written")
@@ -27,5 +57,5 @@ class Health:
 
     def refuse_new_purchases_when_draining(self) -> None:
         """Raises Draining (503): a flight that begins now might not land before this process ends."""
-        if self.draining:
+        if self.is_draining:
             raise Draining("This imagegate is shutting down. Please try again.", headers={"retry-after": "1"})

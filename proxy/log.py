@@ -175,7 +175,7 @@ def _texts(line: AccessLine) -> tuple[str, ...]:
     together = " ".join([value for value in values if value])
     if len(together) <= _MAX_FIELD and redact(together) is together:
         return tuple([_quoted(value) if value else "null" for value in values])
-    return tuple([_quoted(redact(value)[:_MAX_FIELD]) if value else "null" for value in values])
+    return tuple([_quoted(_shortened(value, _MAX_FIELD)) if value else "null" for value in values])
 
 
 # Any other line
@@ -241,7 +241,16 @@ def _number(value: int | Decimal | None) -> str:
 
 
 def _text(value: str, limit: int) -> str:
-    return _quoted(redact(value)[:limit])
+    return _quoted(_shortened(value, limit))
+
+
+def _shortened(value: str, limit: int) -> str:
+    """At most `limit` characters, redacted. Cut before it is searched: a client's megabyte must not stop the event loop."""
+    longest = 4 * limit
+    if len(value) > longest:
+        # Without the last word, which may be half a secret.
+        value = value[:longest].rpartition(" ")[0] or value[:longest]
+    return redact(value)[:limit]
 
 
 def _json(value: Any) -> str:

@@ -207,6 +207,7 @@ class Metrics:
             "models": tuple(models),
             "upstreams": tuple(upstreams),
             "teams": tuple(teams),
+            "budgets": (),
             "version": (version,),
             "python": (platform.python_version(),),
             "families": tuple(family.name for family in FAMILIES),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy import ids, log
+from proxy.addresses import is_authority
 from proxy.clock import Clock
 from proxy.errors import HeadersTooLarge, ImagegateError, InternalError, InvalidRequest
 from proxy.metrics import Metrics
@@ -19,6 +20,8 @@ from proxy.render import Renderer
 
 CLIENT_GONE = 499
 """The code, in metrics and log, of a call whose client hung up before its answer (nginx's)."""
+UNLOGGED_ROUTES = ("/healthz", "/readyz", "/metrics")
+"""Asked every few seconds by machines; logged when they fail."""
 MAX_HEADER_COUNT = 100
 MAX_HEADER_BYTES = 32 * 1024
 FORWARDED = frozenset((b"authorization", b"api-key", b"openai-organization", b"openai-project", b"openai-beta"))
@@ -46,6 +49,14 @@ class Call:
     sent_bytes: int = 0
     first_byte_monotonic: float | None = None
 
+    @property
+    def cache(self) -> str:
+        """The word for how the cache took part: `none` for what was refused before the look-up, or was not forwarded."""
+        if self.outcome is not None:
+            return self.outcome.label
+        forward = self.progress.forward
+        return forward.label(collapsed=self.progress.collapsed) if forward is not None else "none"
+
 
 def call_of(scope: Scope) -> Call:
     """The record of the request that `scope` belongs to."""
@@ -61,8 +72,6 @@ class Recorded:
         self._metrics = metrics
         self._clock = clock
         self._log_access = log_access
-        self.draining = False
-        """Set by the server on its way out: answers then carry `Connection: close`."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(ids.request_id(_header(scope, b"x-request-id")), self._clock.wall(), self._clock.monotonic())
@@ -81,8 +90,6 @@ class Recorded:
                 call.status = message["status"]
                 call.first_byte_monotonic = self._clock.monotonic()
                 headers = [*message["headers"], (b"x-request-id", call.request_id.encode("ascii"))]
-                if self.draining:
-                    headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
             else:
                 call.sent_bytes += len(message.get("body", b""))
@@ -94,7 +101,7 @@ class Recorded:
         now = self._clock.monotonic()
         seconds = now - call.arrived_monotonic
         code = CLIENT_GONE if call.gone else call.status
-        cache = call.outcome.label if call.outcome is not None else "none"
+        cache = call.cache
         overhead = _overhead(call)
         if call.operation is not None:
             self._metrics.answered(call.operation.value, call.progress.model or None, cache, code, seconds, overhead)
@@ -102,7 +109,7 @@ class Recorded:
                 # Before the model is known the request's body was on its way, after the status the answer's.
                 stage = "body" if call.status or not call.progress.model else "upstream"
                 self._metrics.disconnected(call.operation.value, stage)
-        if self._log_access and (call.operation is not None or code >= 400):
+        if self._log_access and (code >= 400 or call.route not in UNLOGGED_ROUTES):
             log.access(_line(scope, call, cache, code, seconds, overhead))
 
 
@@ -166,7 +173,7 @@ class Caught:
             return
         if call.status:  # the response has begun: only a broken connection can still tell the truth
             raise call.error
-        await self._renderer.error(send, call.error, head_only=scope["method"] == "HEAD")
+        await self._renderer.error(send, call.error, call.progress, head_only=scope["method"] == "HEAD")
 
 
 class Guarded:
@@ -185,8 +192,12 @@ def _judge(scope: Scope) -> None:
     if len(headers) > MAX_HEADER_COUNT or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
         raise HeadersTooLarge("The headers of your request are too large.")
     names = [name for name, _ in headers]
-    if names.count(b"host") != (0 if scope.get("http_version") == "1.0" and b"host" not in names else 1):
-        raise InvalidRequest("Your request must have exactly one Host header.", code="invalid_header")
+    hosts = [value.decode("latin-1").strip(" \t") for name, value in headers if name == b"host"]
+    needed = scope.get("http_version") != "1.0"
+    if len(hosts) > 1 or (needed and not hosts) or not all(is_authority(host) for host in hosts):
+        raise InvalidRequest(
+            "Your request must have exactly one Host header, with a host in it.", code="invalid_header"
+        )
     if b"transfer-encoding" in names and b"content-length" in names:
         raise InvalidRequest(
             "Your request has both Content-Length and Transfer-Encoding.",
@@ -217,6 +228,6 @@ def headers_of(scope: Scope, wanted: Mapping[bytes, str]) -> dict[str, str]:
     for name, value in scope["headers"]:
         known = wanted.get(name)
         if known is not None:
-            text = value.decode("latin-1")
+            text = value.decode("latin-1").strip(" \t")  # optional white space, RFC 9110 §5.5
             found[known] = f"{found[known]}, {text}" if known in found else text
     return found

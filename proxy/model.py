@@ -1,7 +1,7 @@
 """The nouns of the request path, as frozen values; nothing here does anything."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date
@@ -31,6 +31,18 @@ class Forward(StrEnum):
     STALE = "stale"
     REQUEST = "request"
     BYPASS = "bypass"
+
+    def label(self, *, collapsed: bool) -> Literal["miss", "refresh", "bypass", "coalesced"]:
+        """The same in the words of the metric label, the log and `X-Imagegate-Cache`."""
+        if collapsed:
+            return "coalesced"
+        match self:
+            case Forward.REQUEST:
+                return "refresh"
+            case Forward.BYPASS:
+                return "bypass"
+            case _:
+                return "miss"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -69,18 +81,23 @@ class Progress:
     quality: str = ""
     team: str = ""
     prompt_characters: int = 0
+    forward: Forward | None = None
+    """Why the call was sent on, once it was."""
+    collapsed: bool = False
+    """It joined a flight in the air."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
-    """The call as it arrived, unbelieved. Header names are lower-case; times are Clock readings in seconds."""
+    """The call as it arrives, unbelieved. Header names are lower-case; `arrived` is wall clock, in seconds.
+
+    `read` gives the body, once: nobody's megabyte is read before it is known who they are, or held while they wait.
+    """
 
     operation: Operation
-    request_id: str
-    headers: Mapping[str, str]
-    body: bytes = field(repr=False)
-    arrived_wall: float
-    arrived_monotonic: float
+    headers: Mapping[str, str] = field(repr=False)
+    read: Callable[[], Awaitable[bytes]]
+    arrived: float
     progress: Progress = field(default_factory=Progress)
 
 
@@ -235,6 +252,8 @@ class Metadata:
     upstream_seconds: float = 0.0
     request: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The canonical request; with `cache.keep_prompts = false` its prompt is a digest."""
+    begun_at: float = 0.0
+    """Not later than its purchase began: what was to be forgotten since then includes it. 0 if unknown."""
 
 
 class Body(Protocol):
@@ -293,15 +312,7 @@ class Outcome:
     @property
     def label(self) -> Literal["hit", "miss", "refresh", "bypass", "coalesced"]:
         """The one word for it in the metric label, the log and (upper-case) `X-Imagegate-Cache`."""
-        if self.forward is None:
-            return "hit"
-        if self.collapsed:
-            return "coalesced"
-        if self.forward is Forward.REQUEST:
-            return "refresh"
-        if self.forward is Forward.BYPASS:
-            return "bypass"
-        return "miss"
+        return "hit" if self.forward is None else self.forward.label(collapsed=self.collapsed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ def describe(ask: Ask, generation: Generation, cache: CacheSection, now: float) 
         upstream_request_id=generation.upstream_request_id,
         upstream_seconds=generation.seconds,
         request=_kept(request.canonical, keep_prompt=cache.keep_prompts),
+        begun_at=ask.arrived,
     )
 
 

@@ -1,6 +1,7 @@
 """THE REQUEST PATH: the order of the stages, and nothing else.
 
-generate   who asks what          authenticate and believe; answer; account
+believe    who asks what          authenticate; read; validate; key
+generate   what they get          answer; account
 answer     from the cache or not  look up; why forward?; a hit, or fly
 fill       once per key           look up again; buy
 buy        money                  upstream (which checks); count; store
@@ -38,18 +39,20 @@ class Pipeline:
     metrics: Metrics
     clock: Clock
 
-    # --- generate: who asks what --------------------------------------------------------------------------------------
+    # --- who asks what, and what they get -----------------------------------------------------------------------------
 
-    async def generate(self, inbound: Inbound) -> Answer:
-        """The answer to a call. Raises RequestError, NotCached, Unavailable or UpstreamError."""
-        ask = self.doorkeeper.believe(inbound)
+    async def believe(self, inbound: Inbound) -> Ask:
+        """The call, once it is believed. Raises RequestError."""
+        return await self.doorkeeper.believe(inbound)
+
+    async def generate(self, ask: Ask) -> Answer:
+        """The answer to a call. Raises NotCached, Unavailable, UpstreamError or InternalError."""
         outcome = await self._answer(ask)
         self._account(ask, outcome)
         return Answer(ask.first.request, outcome)
 
-    async def rehearse(self, inbound: Inbound) -> Rehearsal:
+    async def rehearse(self, ask: Ask) -> Rehearsal:
         """What would happen to a call (`X-Imagegate-Dry-Run`); nothing is sent, stored or counted as a purchase."""
-        ask = self.doorkeeper.believe(inbound)
         _, why = await self._look_up(ask, promote=False)
         return Rehearsal(ask.first, why)
 
@@ -61,9 +64,11 @@ class Pipeline:
             return outcomes.hit(entry, self.clock.wall())
         if ask.directives.only_if_cached:
             raise NotCached("The image is not in the cache, and the request allows nothing else (only-if-cached).")
+        ask.progress.forward = why
         if ask.directives.no_store:
             return await self._alone(ask)
         while True:
+            ask.progress.collapsed = self.flights.waiting(ask.first.key) > 0
             fill, led = await self.flights.do(ask.first.key, partial(self._fill, ask))
             # A flight that found an older entry satisfies who began it, but not a refresh that joined it on the way.
             if led or fill.bought or self._why_forward(fill.entry, ask, in_flight=True) is None:
@@ -92,9 +97,7 @@ class Pipeline:
 
     def _why_forward(self, entry: Entry | None, ask: Ask, *, in_flight: bool) -> Forward | None:
         metadata, now = entry.metadata if entry is not None else None, self.clock.wall()
-        return reason_to_forward(
-            metadata, ask.directives, now=now, arrived=ask.inbound.arrived_wall, in_flight=in_flight
-        )
+        return reason_to_forward(metadata, ask.directives, now=now, arrived=ask.arrived, in_flight=in_flight)
 
     # --- fill: once per key -------------------------------------------------------------------------------------------
 

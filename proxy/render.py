@@ -15,7 +15,7 @@ from starlette.types import Send
 
 from proxy.errors import ImagegateError, UpstreamRefusal
 from proxy.filelinks import EXTENSIONS, FileLink, FileLinks
-from proxy.model import Answer, Body, Entry, ImageSpan, Outcome, Rehearsal, Rendering
+from proxy.model import Answer, Body, Entry, ImageSpan, Outcome, Progress, Rehearsal, Rendering
 from proxy.money import dollars, estimated_cost
 from proxy.settings import RenderSection
 from proxy.splice import Face, Piece, length_of, pieces
@@ -83,9 +83,9 @@ class Renderer:
         }
         await _whole(send, 200, json.dumps(document).encode(), [])
 
-    async def error(self, send: Send, error: ImagegateError, *, head_only: bool = False) -> None:
+    async def error(self, send: Send, error: ImagegateError, progress: Progress, *, head_only: bool = False) -> None:
         """An error in OpenAI's shape; an upstream's own refusal as it came."""
-        headers: Headers = list(_encoded(error.headers))
+        headers: Headers = [*_encoded(error.headers), *_forward_headers(progress)]
         if error.should_retry is not None:
             headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
         content, media_type = json.dumps(error.body()).encode(), "application/json"
@@ -132,6 +132,15 @@ def cache_status(outcome: Outcome) -> str:
     if outcome.collapsed:
         parameters.append("collapsed")
     return "; ".join(parameters)
+
+
+def _forward_headers(progress: Progress) -> Iterable[tuple[bytes, bytes]]:
+    """How the cache took part in a call that was sent on and failed there."""
+    if progress.forward is not None:
+        collapsed = "; collapsed" if progress.collapsed else ""
+        yield b"cache-status", f"imagegate; fwd={progress.forward.value}{collapsed}".encode("ascii")
+        yield b"x-imagegate-cache", progress.forward.label(collapsed=progress.collapsed).upper().encode("ascii")
+        yield b"x-imagegate-cache-key", progress.key[:12].encode("ascii")
 
 
 def _cache_headers(outcome: Outcome) -> Iterable[tuple[bytes, bytes]]:

@@ -30,6 +30,8 @@ LONG_STRING_BYTES = 32
 MAX_SKELETON_BYTES = 1 << 20
 MAX_TEXT_BYTES = 1 << 16
 """The longest string that is not an image: a revised prompt has at most 32,000 characters."""
+MAX_TOKENS = 10**9
+"""A count above this is no count: a counter that believed it could never be corrected."""
 WINDOW_BYTES = 1 << 18
 _WHITESPACE = " \t\r\n"
 _CHARACTER = re.compile(rb"\\u[0-9A-Fa-f]{4}|\\.|.", re.DOTALL)
@@ -169,7 +171,7 @@ def media_type_of(head: bytes) -> str | None:
 
 def _count(details: Any, name: str) -> int:
     value = details.get(name) if isinstance(details, Mapping) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_TOKENS else 0
 
 
 def _parse(text: bytes) -> dict[str, Any]:

@@ -6,7 +6,6 @@ own bytes: router and Request cost a third of the hits per second at 300 KB. Eve
 
 import asyncio
 import ipaddress
-import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import compare_digest
@@ -18,6 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from proxy.addresses import is_authority
+from proxy.asking import Ask
 from proxy.clock import Clock
 from proxy.errors import (
     InvalidRequest,
@@ -40,7 +41,6 @@ from proxy.store import Store
 
 GENERATIONS = ("/v1/images/generations", "/images/generations")
 SERVED = "POST /v1/images/generations, GET /v1/images/files/{id}, GET /healthz, GET /readyz, GET /metrics"
-_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
 _KNOWN = {
     name.encode(): name
@@ -50,6 +50,7 @@ _KNOWN = {
         "openai-organization",
         "openai-project",
         "openai-beta",
+        "origin",
         "cache-control",
         "content-type",
         "content-length",
@@ -63,6 +64,10 @@ _KNOWN = {
         "x-imagegate-dry-run",
     )
 }
+
+
+class _ClientGone(Exception):
+    """There is nobody to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,40 +100,40 @@ class ImagesApi:
                 headers={"allow": "POST"},
             )
         headers = headers_of(scope, _KNOWN)
-        try:
-            asked = _asked_rendering(headers.get("x-imagegate-response-format"))
+
+        async def read() -> bytes:
             body = await self._read_json_body(receive, headers)
-        except (InvalidRequest, PayloadTooLarge, UnsupportedMediaType) as error:
-            self.metrics.rejected(error.param, error.code)
-            raise
-        if body is None:
+            call.received_bytes = len(body)
+            self.metrics.body_bytes(Operation.GENERATION.value, len(body))
+            return body
+
+        try:
+            ask = await self.pipeline.believe(
+                Inbound(Operation.GENERATION, headers, read, call.arrived_wall, call.progress)
+            )
+        except _ClientGone:
             call.gone = True
             return
-        call.received_bytes = len(body)
-        self.metrics.body_bytes(Operation.GENERATION.value, len(body))
-        inbound = Inbound(
-            operation=Operation.GENERATION,
-            request_id=call.request_id,
-            headers=headers,
-            body=body,
-            arrived_wall=call.arrived_wall,
-            arrived_monotonic=call.arrived_monotonic,
-            progress=call.progress,
-        )
-        if _is_dry_run(headers.get("x-imagegate-dry-run")):
-            await self.renderer.rehearsal(send, await self.pipeline.rehearse(inbound))
+        try:
+            asked = _asked_rendering(headers.get("x-imagegate-response-format"))
+            is_dry_run = _is_dry_run(headers.get("x-imagegate-dry-run"))
+        except InvalidRequest as error:
+            self.metrics.rejected(error.param, error.code)
+            raise
+        if is_dry_run:
+            await self.renderer.rehearsal(send, await self.pipeline.rehearse(ask))
             return
         origin = self._origin(scope, headers)
-        await _unless_gone(self._answer(send, inbound, call, asked=asked, origin=origin), receive, call)
+        await _unless_gone(self._answer(send, ask, call, asked=asked, origin=origin), receive, call)
 
-    async def _answer(self, send: Send, inbound: Inbound, call: Call, *, asked: str | None, origin: str) -> None:
-        answer = await self.pipeline.generate(inbound)
+    async def _answer(self, send: Send, ask: Ask, call: Call, *, asked: str | None, origin: str) -> None:
+        answer = await self.pipeline.generate(ask)
         call.outcome = answer.outcome
         moment = Moment(self.clock.wall(), self.clock.monotonic() - call.arrived_monotonic)
         await self.renderer.answer(send, answer, asked=asked, origin=origin, moment=moment)
 
-    async def _read_json_body(self, receive: Receive, headers: dict[str, str]) -> bytes | None:
-        """The request's body; None when the client went away while sending it. Raises 413, 415 and 408."""
+    async def _read_json_body(self, receive: Receive, headers: dict[str, str]) -> bytes:
+        """The request's body. Raises 413, 415 and 408, and _ClientGone when the client went away while sending it."""
         limit = self.server.max_json_bytes
         too_large = PayloadTooLarge(
             f"The body of your request is larger than {limit} bytes.", headers={"connection": "close"}
@@ -144,7 +149,7 @@ class ImagesApi:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        return None
+                        raise _ClientGone
                     if chunk := message.get("body", b""):
                         parts.append(chunk)
                         size += len(chunk)
@@ -167,7 +172,7 @@ class ImagesApi:
         if _is_trusted(scope, self.server.trusted_proxies):
             scheme = _first(headers.get("x-forwarded-proto", scheme))
             host = _first(headers.get("x-forwarded-host", host))
-        if scheme not in ("http", "https") or not _is_host(host):
+        if scheme not in ("http", "https") or not is_authority(host):
             scheme, host = "http", f"{self.server.host}:{self.server.port}"
         return f"{scheme}://{host}"
 
@@ -295,10 +300,10 @@ def _check_media_type(headers: Mapping[str, str]) -> None:
     encoding = headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMediaType("Compressed request bodies are not supported. Send the JSON as it is.")
-    media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaType(
-            f"Invalid Content-Type header ({media_type[:100]}), expected application/json. "
+            f"Invalid Content-Type header ({media_type[:100] or 'none'}), expected application/json. "
             "(HINT: If you're using curl, you can pass -H 'Content-Type: application/json')"
         )
 
@@ -346,7 +351,3 @@ def _is_trusted(scope: Scope, networks: Sequence[str]) -> bool:
 def _first(listed: str) -> str:
     """What the proxy nearest to the client wrote."""
     return listed.partition(",")[0].strip()
-
-
-def _is_host(host: str) -> bool:
-    return _HOST.fullmatch(host) is not None

@@ -3,10 +3,16 @@
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+from proxy.errors import UnsupportedByModel
 from proxy.settings import UpstreamSection
 
 
 def eligible(upstreams: Sequence[UpstreamSection], model: str) -> list[UpstreamSection]:
-    """Those whose `models` patterns match, by `priority` (the lowest number first), then as they are written."""
-    serving = [section for section in upstreams if any(fnmatchcase(model, pattern) for pattern in section.models)]
+    """Those whose `models` patterns match, by `priority` (the lowest number first), then as they are written.
+
+    Without a model, all of them: the first will say that it is missing. Raises UnsupportedByModel if nobody serves it.
+    """
+    serving = [s for s in upstreams if not model or any(fnmatchcase(model, pattern) for pattern in s.models)]
+    if not serving:
+        raise UnsupportedByModel(f"The model '{model[:200]}' does not exist.", param="model", code="invalid_value")
     return sorted(serving, key=lambda section: section.priority)

@@ -54,6 +54,13 @@ def _read_secret(raw: Any, place: Place) -> Secret | None:
     return Secret(value, (cast(Literal["env", "file"], source), name))
 
 
+def _read_needed_secret(raw: Any, place: Place) -> Secret:
+    secret = _read_secret(raw, place)
+    if secret is None:
+        raise Refused(f"the variable {raw['env']} is not set")
+    return secret
+
+
 def _mask(secret: Secret | None) -> str:
     if secret is None:
         return "unset"
@@ -66,3 +73,6 @@ def _toml_of_secret(secret: Secret) -> str:
 
 
 SECRET = Kind('{ env = "NAME" } or { file = "/path" }', _read_secret, shown=_mask, toml=_toml_of_secret)
+"""None if the variable is not set: a key that only one mode needs."""
+NEEDED_SECRET = Kind('{ env = "NAME" } or { file = "/path" }', _read_needed_secret, shown=_mask, toml=_toml_of_secret)
+"""Who refers to it means it: without the variable, one replica would go on with a secret of its own."""

@@ -26,7 +26,7 @@ from proxy.kinds import (
     whole_number,
 )
 from proxy.model import Rendering
-from proxy.secret import SECRET, Secret
+from proxy.secret import NEEDED_SECRET, SECRET, Secret
 
 OPENAI_URL = "https://api.openai.com/v1"
 _CENTURY_SECONDS = 100 * 365 * 86_400
@@ -143,7 +143,7 @@ class CacheSection:
     keep_prompts: bool = field(default=True, metadata=_is(FLAG, "keep prompts beside images; false keeps a digest"))
     secret: Secret | None = field(
         default=None,
-        metadata=_is(SECRET, "signs image URLs and separates credentials; unset: made in the directory"),
+        metadata=_is(NEEDED_SECRET, "signs image URLs and separates credentials; unset: made in the directory"),
     )
 
 
@@ -207,7 +207,7 @@ class MetricsSection:
     """Who may read `/metrics`, and where."""
 
     token: Secret | None = field(
-        default=None, metadata=_is(SECRET, "bearer token for readers from elsewhere; unset: this machine only")
+        default=None, metadata=_is(NEEDED_SECRET, "bearer token for readers from elsewhere; unset: this machine only")
     )
     listen: str = field(default="", metadata=_is(LISTEN, "an address of its own, as host:port; empty: the main port"))
 

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -25,14 +25,14 @@ _OFFSET = len(envelope.MAGIC)
 
 
 class Edit(Protocol):
-    """Replace the bytes [start, stop) of a body by `replacement`."""
+    """Replace the bytes [start, stop) of a body by `replacement`: bytes, or the body of another spool, finished."""
 
     @property
     def start(self) -> int: ...
     @property
     def stop(self) -> int: ...
     @property
-    def replacement(self) -> bytes: ...
+    def replacement(self) -> "bytes | Spool": ...
 
 
 class Spools:
@@ -119,21 +119,24 @@ class Spool:
     def replace(self, edits: Sequence[Edit]) -> None:
         """Cut or replace ranges of the body, given in order and without overlap. Blocks: for a worker thread.
 
-        While the body only shrinks, bytes move towards the front of the same file; one that grows is written anew.
+        While the body only shrinks, bytes move towards the front of the same file. One that grows is written anew; if
+        the disk has no room for that, it is left as it was: raises StoreError.
         """
         if not edits:
             return
-        with self._held():
+        with ExitStack() as held:
+            for spool in (self, *(edit.replacement for edit in edits if isinstance(edit.replacement, Spool))):
+                held.enter_context(spool._held())
             if self._views:
                 raise RuntimeError("a body cannot be edited while it is viewed")
             pieces = _pieces(edits, self._stored_bytes)
-            if self._file is None:
-                self._memory = bytearray(b"".join(_gathered(pieces, self._memory or b"")))
-                self._stored_bytes = len(self._memory)
-            elif _only_shrinks(edits):
-                self._rewrite(self._file, self._file, pieces)
+            if self._path is not None and not _only_shrinks(edits):
+                self._write_anew(self._path, pieces)
+            elif self._file is not None:
+                self._rewrite(self._file, pieces)
             else:
-                self._rewrite_anew(self._file, pieces)
+                self._memory = bytearray(b"".join(part for _, part in self._parts(pieces)))
+                self._stored_bytes = len(self._memory)
 
     def move_to_file(self) -> None:
         """Try once more to have a file, now that there may be room. Blocks: for a worker thread."""
@@ -200,57 +203,75 @@ class Spool:
         self.error = error
         self._memory = bytearray()
         if self._file is not None:
-            for part in _read(self._file.fd, 0, written):
+            for part in self._windows(0, written):
                 self._memory += part
             self._file.remove()
             self._file = None
 
-    def _rewrite_anew(self, source: PrivateFile, pieces: Sequence["Piece"]) -> None:
+    def _write_anew(self, path: Path, pieces: Sequence["Piece"]) -> None:
+        done = 0
         try:
-            target = PrivateFile(source.path.with_suffix(".edited.spool"))
+            target = PrivateFile((self._file.path if self._file else path).with_suffix(".edited.spool"))
+            try:
+                write_all(target.fd, envelope.MAGIC, 0)
+                for _, part in self._parts(pieces):
+                    write_all(target.fd, part, _OFFSET + done)
+                    done += len(part)
+            except BaseException:
+                target.remove()
+                raise
         except OSError as error:
-            self._gather(error, source, pieces)
-            return
-        try:
-            write_all(target.fd, envelope.MAGIC, 0)
-        except OSError as error:
-            target.remove()
-            self._gather(error, source, pieces)
-            return
-        self._rewrite(source, target, pieces)
-        if self._file is target:
-            source.remove()
+            raise StoreError("the disk has no room for a longer body") from error
+        if self._file is not None:
+            self._file.remove()
+        self._file, self._memory, self._stored_bytes, self.error = target, None, done, None
 
-    def _rewrite(self, source: PrivateFile, target: PrivateFile, pieces: Sequence["Piece"]) -> None:
-        """Copy the pieces to the target, which may be the source itself: writing never overtakes reading.
+    def _rewrite(self, file: PrivateFile, pieces: Sequence["Piece"]) -> None:
+        """Move the pieces together within the file: writing never overtakes reading.
 
         If the disk gives out half-way, what was written is right, and what was not yet read is still there.
         """
         done = 0
-        parts = _read_pieces(source.fd, pieces)
+        parts = self._parts(pieces)
         for at, part in parts:
             try:
-                if not (target is source and at == done):
-                    write_all(target.fd, part, _OFFSET + done)
+                if at != done:
+                    write_all(file.fd, part, _OFFSET + done)
             except OSError as error:
                 rest = b"".join((part, *(later for _, later in parts)))
-                self._file = target
                 self._go_on_in_memory(error, done)
-                source.remove()
                 assert self._memory is not None
                 self._memory += rest
                 self._stored_bytes = len(self._memory)
                 return
             done += len(part)
-        os.ftruncate(target.fd, _OFFSET + done)
-        self._file, self._stored_bytes = target, done
+        try:
+            os.ftruncate(file.fd, _OFFSET + done)
+        except OSError as error:
+            raise StoreError("the spool cannot be shortened") from error
+        self._stored_bytes = done
 
-    def _gather(self, error: OSError, source: PrivateFile, pieces: Sequence["Piece"]) -> None:
-        self.error = error
-        self._memory = bytearray(b"".join(part for _, part in _read_pieces(source.fd, pieces)))
-        self._stored_bytes = len(self._memory)
-        source.remove()
-        self._file = None
+    def _parts(self, pieces: Sequence["Piece"]) -> Iterator[tuple[int, bytes]]:
+        """The parts of the new body in order, each with its place in the old one (-1 for what is put in)."""
+        for piece in pieces:
+            if isinstance(piece, tuple):
+                at = piece[0]
+                for part in self._windows(*piece):
+                    yield at, part
+                    at += len(part)
+            elif isinstance(piece, Spool):
+                yield from ((-1, part) for part in piece._windows(0, piece._stored_bytes))
+            elif piece:
+                yield -1, piece
+
+    def _windows(self, start: int, stop: int) -> Iterator[bytes]:
+        """The body's bytes [start, stop)."""
+        for at in range(start, stop, WINDOW_BYTES):
+            end = min(stop, at + WINDOW_BYTES)
+            if self._file is None:
+                yield bytes((self._memory or b"")[at:end])
+            else:
+                yield _read(self._file.fd, at, end)
 
     # --- who cleans up ----------------------------------------------------------------------------------------------------
 
@@ -278,8 +299,8 @@ class Spool:
             self._lock.release()
 
 
-Piece = tuple[int, int] | bytes
-"""A range that is kept, or bytes that are put in."""
+Piece = tuple[int, int] | bytes | Spool
+"""A range that is kept, or what is put in."""
 
 
 def _pieces(edits: Sequence[Edit], size: int) -> list[Piece]:
@@ -299,42 +320,26 @@ def _only_shrinks(edits: Sequence[Edit]) -> bool:
     """Whether, after each edit, no more was written than was read."""
     ahead = 0
     for edit in edits:
-        ahead += len(edit.replacement) - (edit.stop - edit.start)
+        new = edit.replacement
+        ahead += (new.size if isinstance(new, Spool) else len(new)) - (edit.stop - edit.start)
         if ahead > 0:
             return False
     return True
 
 
-def _gathered(pieces: Sequence[Piece], body: Buffer) -> Iterator[Buffer]:
-    for piece in pieces:
-        yield piece if isinstance(piece, bytes) else body[piece[0] : piece[1]]
-
-
-def _read_pieces(fd: int, pieces: Sequence[Piece]) -> Iterator[tuple[int, bytes]]:
-    """The parts of the new body in order, each with its place in the old one (-1 for bytes put in)."""
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            if piece:
-                yield -1, piece
-            continue
-        at = piece[0]
-        for part in _read(fd, *piece):
-            yield at, part
-            at += len(part)
-
-
-def _read(fd: int, start: int, stop: int) -> Iterator[bytes]:
-    """The body's bytes [start, stop) in windows."""
+def _read(fd: int, start: int, stop: int) -> bytes:
     try:
-        for at in range(start, stop, WINDOW_BYTES):
-            yield read_exactly(fd, _OFFSET + at, _OFFSET + min(stop, at + WINDOW_BYTES))
+        return read_exactly(fd, _OFFSET + start, _OFFSET + stop)
     except OSError as error:
         raise StoreError("the spool cannot be read back") from error
 
 
 @contextmanager
 def _mapped(fd: int, size: int) -> Iterator[memoryview]:
-    mapping = mmap.mmap(fd, _OFFSET + size, access=mmap.ACCESS_READ)
+    try:
+        mapping = mmap.mmap(fd, _OFFSET + size, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # no address space left, or the file is shorter than it was
+        raise StoreError("the spool cannot be read back") from error
     body = memoryview(mapping)[_OFFSET:]
     try:
         yield body

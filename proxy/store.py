@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal, Protocol, TypeVar
 
 from proxy import envelope
@@ -16,7 +17,7 @@ from proxy.stores.body import FileBody, MemoryBody
 from proxy.stores.disk import TOUCH_EVERY_SECONDS, DiskTier, Found, Verdict
 from proxy.stores.eviction import Limits
 from proxy.stores.files import WINDOW_BYTES, PrivateFile, read_exactly, remove_quietly
-from proxy.stores.memory import MemoryTier, Room
+from proxy.stores.memory import MemoryTier, Room, Slot
 from proxy.stores.purges import PurgeLog
 
 THREADS = 3
@@ -63,7 +64,8 @@ class Store:
             lambda reason, n: observer.evicted("disk", reason, n),
         )
         self._max_bytes = settings.max_bytes
-        self._promoting: dict[str, object] = {}
+        self._loads: dict[str, asyncio.Task[Entry | None]] = {}
+        """Keys that are being read from disk; taken out by whatever makes the reading out of date."""
         self._tending: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -119,7 +121,7 @@ class Store:
         slot = self._memory.get(key)
         if slot is not None:
             self._observe("memory", slot.entry.metadata, started)
-            self._touch(key, slot.touched_at)
+            self._touch(slot)
             return slot.entry
         self._observer.lookup("memory", "miss", self._clock.monotonic() - started)
         started = self._clock.monotonic()
@@ -154,8 +156,7 @@ class Store:
             return await self._into_memory(body, content.fd, metadata, begun_epoch)
         if verdict is not Verdict.STORED:
             return Entry(metadata, self._unnamed(content, body_bytes), "none"), False
-        # Whoever is reading the older entry under this key from disk right now must not put it into memory after this.
-        self._promoting.pop(metadata.key, None)
+        self._loads.pop(metadata.key, None)
         self._memory.discard(metadata.key)
         body = FileBody(content.release(), len(envelope.MAGIC), body_bytes, self.executor)
         return Entry(metadata, body, "disk"), True
@@ -208,24 +209,37 @@ class Store:
     # --- disk to memory ---------------------------------------------------------------------------
 
     async def _from_disk(self, key: str, *, promote: bool) -> Entry | None:
-        token, epoch = object(), self._purges.epoch
-        self._promoting[key] = token
-        try:
-            found = await self._run(self._disk.find, key)
-            if found is None:
-                return None
-            room = self._room(found) if promote else None
-            metadata = await self._run(self._disk.load, found, None if room is None else room.buffer)
-            if self._clock.wall() - found.row.used_at > TOUCH_EVERY_SECONDS or found.row.used_at > self._clock.wall():
-                self.executor.submit(self._note_use, key)
-            undisturbed = self._promoting.get(key) is token and not self._purged_since(epoch, metadata)
-            if room is not None and undisturbed and not self._is_expired(metadata):
-                hot = self._memory.insert(metadata, room, self._clock.wall())
-                return Entry(metadata, hot.body, "disk")
+        """Who looks up a key that is being read waits for that: one reading and one buffer, however many they are.
+
+        It is a task of its own, because whoever asked first may leave.
+        """
+        if not promote:
+            return await self._load(key, promote=False)
+        load = self._loads.get(key)
+        if load is None:
+            self._loads[key] = load = asyncio.create_task(self._load(key, promote=True), name="load")
+            load.add_done_callback(partial(self._loaded, key))
+        return await asyncio.shield(load)
+
+    async def _load(self, key: str, *, promote: bool) -> Entry | None:
+        found = await self._run(self._disk.find, key)
+        if found is None:
+            return None
+        room = self._room(found) if promote else None
+        metadata = await self._run(self._disk.load, found, None if room is None else room.buffer)
+        if self._clock.wall() - found.row.used_at > TOUCH_EVERY_SECONDS or found.row.used_at > self._clock.wall():
+            self._note_use(key)
+        # Replaced or purged while it was read: those who asked before that may have it, memory may not.
+        is_current = self._loads.get(key) is asyncio.current_task()
+        if room is None or not is_current or self._is_expired(metadata):
             return Entry(metadata, found.body, "disk")
-        finally:
-            if self._promoting.get(key) is token:
-                del self._promoting[key]
+        return Entry(metadata, self._memory.insert(metadata, room, self._clock.wall()).body, "disk")
+
+    def _loaded(self, key: str, load: asyncio.Task[Entry | None]) -> None:
+        if self._loads.get(key) is load:
+            del self._loads[key]
+        if not load.cancelled():
+            load.exception()  # retrieved, even if everybody who waited has left
 
     def _room(self, found: Found) -> Room | None:
         """Reserved before the body is read, so that not even bytes on their way in pass the limit."""
@@ -245,9 +259,10 @@ class Store:
             await self._run(_copy, content, room, body)
         except StoreError:
             return refused
-        if self._purged_since(begun_epoch, metadata):
+        # By what is known here: what becomes known later is applied to the memory tier when it does.
+        if self._purges.forbids(metadata, begun_epoch):
             return refused
-        self._promoting.pop(metadata.key, None)
+        self._loads.pop(metadata.key, None)
         return self._memory.insert(metadata, room, self._clock.wall()), True
 
     def _unnamed(self, file: PrivateFile, body_bytes: int) -> FileBody:
@@ -261,20 +276,21 @@ class Store:
 
     # --- purges -----------------------------------------------------------------------------------
 
-    def _purged_since(self, epoch: int, metadata: Metadata) -> bool:
-        """By what is known here: what becomes known later is applied to the memory tier when it does."""
-        return any(purge.matches_metadata(metadata) for purge in self._purges.since(epoch))
-
     def _obey_purges(self) -> None:
         news = self._purges.since(self._obeyed)
         self._obeyed += len(news)
         if news:
+            self._loads.clear()
             self._memory.purge(lambda metadata: any(purge.matches_metadata(metadata) for purge in news))
 
     # --- threads ----------------------------------------------------------------------------------
 
     async def _run(self, work: Callable[..., T], *values: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.executor, work, *values)
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self.executor, work, *values)
+        except RuntimeError as error:
+            raise StoreError("the store is closed") from error
+        return await running
 
     async def _keep_tending(self) -> None:
         polls = 0
@@ -293,13 +309,17 @@ class Store:
         self._disk.tend()
         self._disk.sweep(self._instance_id)
 
-    def _touch(self, key: str, touched_at: float) -> None:
-        slot, now = self._memory.get(key), self._clock.wall()
-        if slot is not None and not 0 <= now - touched_at < TOUCH_EVERY_SECONDS:
+    def _touch(self, slot: Slot) -> None:
+        now = self._clock.wall()
+        if not 0 <= now - slot.touched_at < TOUCH_EVERY_SECONDS:
             slot.touched_at = now
-            self.executor.submit(self._note_use, key)
+            self._note_use(slot.entry.metadata.key)
 
     def _note_use(self, key: str) -> None:
+        if not self._closed:
+            self.executor.submit(self._write_use, key)
+
+    def _write_use(self, key: str) -> None:
         try:
             self._disk.touch(key)
         except StoreError:
@@ -327,7 +347,7 @@ class Store:
 def _copy(content: bytearray | int, room: Room, _owner: FileBody | MemoryBody) -> None:
     """Fill `room` from memory, or from a descriptor that `_owner` keeps open. Raises StoreError."""
     if isinstance(content, bytearray):
-        room.buffer[: room.body_bytes] = bytes(content)
+        room.buffer[: room.body_bytes] = content
         return
     offset = len(envelope.MAGIC)
     try:

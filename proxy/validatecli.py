@@ -63,8 +63,9 @@ def _believe(body: bytes, settings: Settings, vendor: str | None) -> "ImageReque
     if vendor and vendor not in vendors:
         raise ConfigurationError([f"--vendor: {vendor!r} is not in the catalogue ({', '.join(vendors)})"])
     document = strictjson.parse_object(body)
-    serving = eligible(settings.upstreams, validator.model_of(document)) or settings.upstreams
-    return validator.validate(document, Operation.GENERATION, vendor or serving[0].vendor)
+    if vendor is None:
+        vendor = eligible(settings.upstreams, validator.model_of(document))[0].vendor
+    return validator.validate(document, Operation.GENERATION, vendor)
 
 
 def _body(file: str, most: int) -> bytes:

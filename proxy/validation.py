@@ -20,6 +20,8 @@ from proxy.sizes import Grid, SizeRule, parse
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", re.ASCII)
 _SHOWN_CHARACTERS = 200
+_MODEL_CHARACTERS = 256
+_SHOWN_ADJUSTMENTS = 20
 # Without these there is no request: refused even where `rules.on_invalid` lets the rest through.
 _INDISPENSABLE = ("prompt", "n")
 _A_TYPE = {str: "a string", int: "an integer", bool: "a boolean", float: "a decimal number", dict: "an object"}
@@ -74,6 +76,8 @@ def _asked_model(document: Mapping[str, Any]) -> str:
         raise _missing("model")
     if not isinstance(asked, str):
         raise _wrong_type("model", "a string", asked)
+    if len(asked) > _MODEL_CHARACTERS:
+        raise _no_such_model(_cut(asked))
     return asked
 
 
@@ -225,7 +229,7 @@ class _Draft:
             known=self.model.known,
             shutdown_date=self.model.shutdown_date,
             announced_date=self.model.announced_date,
-            adjusted=tuple(self.adjusted),
+            adjusted=_first_few(self.adjusted),
             violations=tuple(self.violations),
         )
 
@@ -346,3 +350,9 @@ def _cut(value: str) -> str:
 def _same(value: object, default: object) -> bool:
     """Equal and of one type: to JSON, `1`, `1.0` and `true` are three values."""
     return type(value) is type(default) and value == default
+
+
+def _first_few(adjusted: Sequence[str]) -> tuple[str, ...]:
+    """What was adjusted, in a number that fits a header."""
+    left = len(adjusted) - _SHOWN_ADJUSTMENTS
+    return (*adjusted[:_SHOWN_ADJUSTMENTS], *([f"{left} more"] if left > 0 else []))

@@ -26,8 +26,11 @@ def build(options: SandboxOptions, catalogue: "Catalogue | None" = None, clock: 
     return application(options, load() if catalogue is None else catalogue, clock or SystemClock())
 
 
-def serve(options: SandboxOptions) -> int:
-    """Runs until SIGTERM or SIGINT and returns the exit code; prints its address once it listens."""
+def serve(options: SandboxOptions, *, leave_with_input: bool = False) -> int:
+    """Runs until SIGTERM or SIGINT and returns the exit code; prints its address once it listens.
+
+    With `leave_with_input` also until standard input ends, which a parent holds open for as long as it lives.
+    """
     from proxy.sandbox.server import run
 
-    return run(build(options), options)
+    return run(build(options), options, leave_with_input=leave_with_input)

@@ -1,8 +1,11 @@
 """The sandbox on a socket."""
 
+import asyncio
 import contextlib
+import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from types import FrameType
 
@@ -14,6 +17,18 @@ from proxy.sandbox.options import SandboxOptions
 
 class _Server(uvicorn.Server):
     """Uvicorn raises the signal again once it has stopped; for us a signal is an ordinary end."""
+
+    leave_with_input = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.leave_with_input:
+            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), self._look_at_input)
+
+    def _look_at_input(self) -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self.should_exit = self.force_exit = True  # whoever asked for pictures is gone, too
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -28,8 +43,8 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def run(app: ASGIApp, options: SandboxOptions) -> int:
-    """0 after a signal, 1 if the address is taken."""
+def run(app: ASGIApp, options: SandboxOptions, *, leave_with_input: bool = False) -> int:
+    """0 after a signal or, if asked for, the end of standard input; 1 if the address is taken."""
     try:
         listener = _listen(options.host, options.port)
     except OSError as error:
@@ -47,7 +62,9 @@ def run(app: ASGIApp, options: SandboxOptions) -> int:
             timeout_graceful_shutdown=30,
         )
         print(f"sandbox upstream on http://{host}:{port}/v1", flush=True)  # noqa: T201 - the address is the product
-        _Server(config).run(sockets=[listener])
+        server = _Server(config)
+        server.leave_with_input = leave_with_input
+        server.run(sockets=[listener])
     return 0
 
 

@@ -70,6 +70,14 @@ def is_value_path(name: object) -> bool:
     return isinstance(name, str) and _VALUE_PATH.fullmatch(name) is not None
 
 
+def is_key(name: object) -> bool:
+    return isinstance(name, str) and _KEY.fullmatch(name) is not None
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode("utf-8", "replace")
+
+
 class ValueDisk(diskcache.Disk):  # type: ignore[misc]
     """Refuses every value and key that is not ours, whichever of diskcache's own methods is called."""
 
@@ -77,14 +85,14 @@ class ValueDisk(diskcache.Disk):  # type: ignore[misc]
         super().__init__(directory)
 
     def put(self, key: object) -> tuple[str, bool]:
-        if not isinstance(key, str) or not _KEY.fullmatch(key):
+        if not is_key(key):
             raise StoreError("a cache key is 64 hex digits")
-        return key, True
+        return str(key), True
 
     def get(self, key: object, raw: object) -> str:
-        if not isinstance(key, str) or not _KEY.fullmatch(key) or not raw:
+        if not is_key(key) or not raw:
             raise StoreError("damaged row in the cache index")
-        return key
+        return str(key)
 
     def store(self, value: object, read: bool, key: object = None) -> tuple[int, int, str, None]:
         raise StoreError("entries are published by the disk tier alone")
@@ -173,6 +181,9 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         connection = sqlite3.connect(
             self._database, timeout=self._busy_timeout_seconds, isolation_level=None, check_same_thread=False
         )
+        # Text that is no UTF-8 is one damaged row, found out like any other; by default it fails the whole statement, and
+        # so every sweep, count and eviction that comes across it.
+        connection.text_factory = _text
         try:
             for name, value in _SETTINGS.items():
                 if name.startswith("sqlite_"):

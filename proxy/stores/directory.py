@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,16 +85,15 @@ class CacheDirectory:
 
         The record comes first: what is stored after it was written has seen it, what was stored before is deleted below.
         """
-        try:
-            PurgeLog(self._path).append(purge)
-        except OSError as error:
-            raise StoreError(f"the purge cannot be recorded: {error.strerror or error}") from error
+        self._record(purge)
         with self._index() as index:
             with index.writing() as sql:
                 doomed = [row for row in index.rows(sql) if _is_doomed(row, purge)]
                 index.delete(sql, doomed)
             for row in doomed:
                 self._remove(row)
+        # A proxy that obeyed the record before the rows were gone may have taken one of them into memory again.
+        self._record(replace(purge, enacted=True))
         return len(doomed)
 
     def verify(self, *, delete: bool = False) -> Verification:
@@ -119,6 +118,12 @@ class CacheDirectory:
             known |= {row.filename for row in index.rows() if isinstance(row, Row)}
         return Verification(sound, tuple(damaged), tuple(missing), tuple(name for name in files if name not in known))
 
+    def _record(self, purge: Purge) -> None:
+        try:
+            PurgeLog(self._path).append(purge)
+        except OSError as error:
+            raise StoreError(f"the purge cannot be recorded: {error.strerror or error}") from error
+
     def _fault(self, row: Row | DamagedRowError) -> Literal["damaged", "missing"] | None:
         if isinstance(row, DamagedRowError):
             return "damaged"
@@ -126,7 +131,7 @@ class CacheDirectory:
             return None if entryfile.read_entry(self._path / row.filename).key == row.key else "damaged"
         except FileNotFoundError:
             return "missing"
-        except StoreError:
+        except (StoreError, OSError):
             return "damaged"
 
     def _remove(self, row: Row | DamagedRowError) -> None:

@@ -218,29 +218,30 @@ class DiskTier:
         size = entryfile.seal(file.fd, metadata, body_bytes)
         if size > self._eviction.limits.max_bytes:
             return Verdict.TOO_LARGE
-        filename = self._place(file.path)
-        verdict, doomed, replaced = Verdict.PURGED, Doomed(), None
+        filename: str | None = None
         try:
             # A purger appends its record first and deletes rows after, in a transaction like this one. Write transactions
             # come one after the other: if ours is first, the purger's finds our row; if the purger's is first, its record
             # stood in the log before we began, and we see it here. No crash in between leaves anything behind.
             with index.writing() as sql:
                 self._purges.refresh()
-                if not any(purge.matches_metadata(metadata) for purge in self._purges.since(begun_epoch)):
-                    replaced = index.take_out(sql, metadata.key)
-                    doomed = self._eviction.make_room(index, sql, size, self._clock.wall())
-                    index.insert(sql, metadata, filename, size, self._clock.wall())
-                    verdict = Verdict.STORED
+                if self._purges.forbids(metadata, begun_epoch):
+                    return Verdict.PURGED
+                replaced = index.take_out(sql, metadata.key)
+                doomed = self._eviction.make_room(index, sql, size, self._clock.wall())
+                # Not before the transaction: another process that found a file without a row would adopt it, and might
+                # evict it, while we are about to point a row of ours to it.
+                filename = self._place(file.path)
+                index.insert(sql, metadata, filename, size, self._clock.wall())
         except BaseException as error:
-            self._unplace(filename, file.path)
+            if filename is not None:
+                self._unplace(filename, file.path)
             if isinstance(error, StoreError):
                 self.problem = error.message
             raise
-        if verdict is Verdict.PURGED:
-            self._unplace(filename, file.path)
         remove_entry(self._directory, replaced)
         self._bury(doomed)
-        return verdict
+        return Verdict.STORED
 
     def _place(self, path: Path) -> str:
         """Rename the file to a fresh entry's name: complete from its first moment."""

@@ -8,16 +8,7 @@ from typing import Any
 
 from proxy.errors import StoreError
 from proxy.model import Metadata
-from proxy.stores.database import (
-    DATABASE,
-    DATABASE_FILES,
-    MODE_BINARY,
-    DamagedIndexError,
-    Database,
-    is_value_path,
-)
-
-__all__ = ["DATABASE", "DATABASE_FILES", "DamagedRowError", "Index", "Row"]
+from proxy.stores.database import MODE_BINARY, DamagedIndexError, Database, is_key, is_value_path
 
 _COLUMNS = "rowid, key, raw, store_time, expire_time, access_time, tag, size, mode, filename, value"
 
@@ -80,10 +71,10 @@ class Index(Database):
     # --- writing: all inside `writing`, whose caller unlinks files after the commit -----------------------------------
 
     def take_out(self, sql: sqlite3.Connection, key: str) -> str | None:
-        """Delete the row under a key; the filename it had."""
+        """Delete the row under a key; the filename it had, if it is one of ours: the caller is going to unlink it."""
         old = sql.execute("SELECT filename FROM Cache WHERE key = ? AND raw = 1", (key,)).fetchone()
         sql.execute("DELETE FROM Cache WHERE key = ? AND raw = 1", (key,))
-        return str(old[0]) if old else None
+        return old[0] if old and is_value_path(old[0]) else None
 
     def insert(self, sql: sqlite3.Connection, metadata: Metadata, filename: str, size: int, used_at: float) -> None:
         """Make an entry findable; no row may stand under its key."""
@@ -146,7 +137,7 @@ def _row(found: tuple[Any, ...]) -> Row:
     rowid, key, raw, stored_at, expires_at, used_at, tag, size, mode, filename, value = found
     if raw != 1 or mode != MODE_BINARY or value is not None or not is_value_path(filename):
         raise DamagedRowError(rowid)
-    if not isinstance(key, str) or not isinstance(size, int):
+    if not is_key(key) or not isinstance(size, int):
         raise DamagedRowError(rowid)
     try:
         labels = json.loads(tag)

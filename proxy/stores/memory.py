@@ -74,7 +74,10 @@ class MemoryTier:
         charge = body_bytes + extra_bytes
         if not self._make_room(charge):
             return None
-        buffer = mmap.mmap(-1, max(1, body_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            buffer = mmap.mmap(-1, max(1, body_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError:
+            return None  # the system has less to give than we may use
         with self._lock:
             self._charged += charge
         weakref.finalize(buffer, self._released.append, charge).atexit = False

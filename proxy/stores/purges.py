@@ -23,13 +23,15 @@ FILENAME = "purges.jsonl"
 class Purge:
     """One request to forget. `value` is the key (or its first digits), the model or the scope; `before` a wall-clock time.
 
-    `at` is when it was asked.
+    `at` is when it was asked. A request is recorded twice: before its rows are deleted, and `enacted`, after. What was read
+    from disk in between must leave memory, too; a flight that began in between has nothing to do with it.
     """
 
     by: Literal["key", "model", "scope", "older_than", "all"]
     at: float
     value: str = ""
     before: float = 0.0
+    enacted: bool = False
 
     def matches(self, key: str, model: str, scope: str, stored_at: float) -> bool:
         if self.by == "key":
@@ -67,6 +69,10 @@ class PurgeLog:
 
     def since(self, epoch: int) -> Sequence[Purge]:
         return self._records[epoch:]
+
+    def forbids(self, metadata: Metadata, begun_epoch: int) -> bool:
+        """Whether a reply whose flight began at `begun_epoch` was to be forgotten since, by what has been read so far."""
+        return any(not purge.enacted and purge.matches_metadata(metadata) for purge in self.since(begun_epoch))
 
     def refresh(self) -> int:
         """Read what was added; the epoch afterwards. Costs one `stat` when nothing was. Raises StoreError."""
@@ -122,7 +128,8 @@ class PurgeLog:
 def _decoded(line: bytes) -> Purge:
     try:
         members: Any = json.loads(line)
-        purge = Purge(members["by"], float(members["at"]), str(members["value"]), float(members["before"]))
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        at, value, before = float(members["at"]), str(members["value"]), float(members["before"])
+        purge = Purge(members["by"], at, value, before, members.get("enacted") is True)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return _EVERYTHING
     return purge if purge.by in ("key", "model", "scope", "older_than", "all") else _EVERYTHING

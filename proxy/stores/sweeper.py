@@ -61,8 +61,8 @@ class Adoption:
         self._now = now
 
     def run(self, index: Index, *, age_seconds: float) -> int:
-        """Every entry that is old enough; the bytes of those that are not."""
-        young = 0
+        """Every entry that is old enough and can be read; the bytes of those that are not."""
+        left = 0
         # Rows first, files second: what is published in between looks like an orphan, but a young one.
         known = {row.filename for row in index.rows() if isinstance(row, Row)}
         for filename, found in value_files(self._directory):
@@ -70,20 +70,22 @@ class Adoption:
                 continue
             path = self._directory / filename
             if age_seconds and not _is_old(path, found, now=self._now, age_seconds=age_seconds):
-                young += found.st_size
+                left += found.st_size
+                continue
+            try:
+                # The digest is checked, as always, when the entry is looked up.
+                metadata = entryfile.read_metadata(path)
+            except StoreError:
+                remove_entry(self._directory, filename)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                left += found.st_size  # the next one may be readable
             else:
-                self._adopt(index, filename, found.st_size)
-        return young
+                self._adopt(index, metadata, filename, found.st_size)
+        return left
 
-    def _adopt(self, index: Index, filename: str, size: int) -> None:
-        try:
-            # The digest is checked, as always, when the entry is looked up.
-            metadata = entryfile.read_metadata(self._directory / filename)
-        except FileNotFoundError:
-            return
-        except StoreError:
-            remove_entry(self._directory, filename)
-            return
+    def _adopt(self, index: Index, metadata: Metadata, filename: str, size: int) -> None:
         unwanted: str | None = filename
         with index.writing() as sql:
             row = _believable(index, metadata.key)
@@ -95,10 +97,13 @@ class Adoption:
         remove_entry(self._directory, unwanted)
 
     def _is_wanted(self, metadata: Metadata) -> bool:
-        """Not expired, and nobody has asked to forget it since it was stored."""
+        """Not expired, and nobody has asked to forget it since its purchase began."""
         self._purges.refresh()
+        # Entries of the first release do not say when their purchase began.
+        begun_at = metadata.begun_at or metadata.stored_at
         return metadata.expires_at >= self._now and not any(
-            purge.at >= metadata.stored_at and purge.matches_metadata(metadata) for purge in self._purges.since(0)
+            purge.at >= begun_at and not purge.enacted and purge.matches_metadata(metadata)
+            for purge in self._purges.since(0)
         )
 
 
@@ -160,5 +165,5 @@ def _listed(directory: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as items:
             return list(items)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []

@@ -1,39 +1,49 @@
 """Checks a received reply whole, and makes it fit to be stored, before anybody is told."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import TypeVar
 
-from proxy.errors import UpstreamInvalidResponse
-from proxy.reply import Edit, Inspection, inspect, shifted
-from proxy.spool import Spool
-from proxy.upstream.links import NotFetchable, fetch_base64
+from proxy.errors import StoreError, UpstreamInvalidResponse
+from proxy.reply import Inspection, Link, inspect, shifted
+from proxy.spool import Spool, Spools
+from proxy.upstream.links import Fetcher, NotFetchable, Room
 from proxy.upstream.wire import Wire
 
 T = TypeVar("T")
+Picture = tuple[Link, Spool]
+"""A link, and what is behind it as base64."""
 
-FETCHES = 2
-"""Pictures fetched from addresses at once: each may hold three times its 50 MB for a moment."""
+LINKS_SECONDS = 60.0
+"""For all the pictures of one reply together."""
+LINKS_AT_ONCE = 4
+"""Of one reply. How many replies wait for pictures is bounded by their places at the upstream, which they still hold."""
 
 
 class Checker:
     """`executor` is where replies are parsed: its size bounds how many at once, and so their memory."""
 
-    def __init__(self, executor: Executor, wire: Wire) -> None:
+    def __init__(self, executor: Executor, wire: Wire, spools: Spools, *, links_seconds: float = LINKS_SECONDS) -> None:
         self._executor = executor
-        self._wire = wire
-        self._fetches = asyncio.Semaphore(FETCHES)
+        self._fetcher = Fetcher(wire, spools)
+        self._links_seconds = links_seconds
 
-    async def check(self, spool: Spool, *, upstream_base_url: str) -> tuple[Inspection, tuple[int, bytes] | None]:
+    async def check(
+        self, spool: Spool, *, upstream_base_url: str, limit_bytes: int
+    ) -> tuple[Inspection, tuple[int, bytes] | None]:
         """What stands where in the body, once it is fit to be stored; and the caller's own member that was cut from it.
 
-        Addresses are replaced by the pictures behind them, where those may be fetched; prefixes and the caller's
-        `safety_identifier` are cut. Raises UpstreamInvalidResponse.
+        Addresses are replaced by the pictures behind them, where those may be fetched, come in time and fit into
+        `limit_bytes`; prefixes and the caller's `safety_identifier` are cut. Raises UpstreamInvalidResponse, StoreError.
         """
         inspection = await self._run(_inspect, spool)
         if inspection.links:
-            inspection = await self._resolve(spool, inspection, upstream_base_url)
+            room = Room(limit_bytes - spool.size)
+            pictures = await self._fetch(inspection.links, room, upstream_base_url)
+            if pictures and await self._put_in(spool, pictures):
+                inspection = await self._run(_inspect, spool)
         cuts = inspection.cuts()
         if not cuts:
             return inspection, None
@@ -41,19 +51,38 @@ class Checker:
         await self._run(spool.replace, cuts)
         return await self._run(_inspect, spool), echo
 
-    async def _resolve(self, spool: Spool, inspection: Inspection, upstream_base_url: str) -> Inspection:
-        edits: list[Edit] = []
-        async with self._fetches:
-            for link in inspection.links:
-                try:
-                    text = await fetch_base64(self._wire, link.url, upstream_base_url=upstream_base_url)
-                except NotFetchable:
-                    continue
-                edits.extend(link.edits(text))
-            if not edits:
-                return inspection
-            await self._run(spool.replace, tuple(edits))
-        return await self._run(_inspect, spool)
+    async def _fetch(self, links: Sequence[Link], room: Room, upstream_base_url: str) -> list[Picture]:
+        """The pictures that could be had in time."""
+        pictures: list[Picture] = []
+        waiting = iter(links)
+        try:
+            async with asyncio.timeout(self._links_seconds), asyncio.TaskGroup() as group:
+                for _ in range(LINKS_AT_ONCE):
+                    group.create_task(self._fetch_in_turn(waiting, pictures, room, upstream_base_url))
+        except TimeoutError:
+            pass  # the others pass through as addresses
+        except BaseException:
+            _discard(pictures)
+            raise
+        return pictures
+
+    async def _fetch_in_turn(
+        self, waiting: Iterator[Link], pictures: list[Picture], room: Room, upstream_base_url: str
+    ) -> None:
+        for link in waiting:
+            try:
+                pictures.append((link, await self._fetcher.fetch(link.url, room, upstream_base_url=upstream_base_url)))
+            except NotFetchable:
+                pass  # passes through as an address
+
+    async def _put_in(self, spool: Spool, pictures: list[Picture]) -> bool:
+        try:
+            await self._run(spool.replace, _edits(pictures))
+        except StoreError:
+            return False  # the disk has no room for them; the reply as it came is still there
+        finally:
+            _discard(pictures)
+        return True
 
     async def _run(self, work: Callable[..., T], *values: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *values)
@@ -75,3 +104,26 @@ def _read_echo(spool: Spool, inspection: Inspection) -> tuple[int, bytes] | None
     start, stop = inspection.echo
     with spool.view() as view:
         return shifted(start, inspection.cuts()), bytes(view[start:stop])
+
+
+@dataclass(frozen=True, slots=True)
+class _Insertion:
+    start: int
+    stop: int
+    replacement: bytes | Spool = b""
+
+
+def _edits(pictures: Sequence[Picture]) -> list[_Insertion]:
+    """What turns items that came as addresses into items with `b64_json`."""
+    edits: list[_Insertion] = []
+    for link, text in pictures:
+        start, stop = link.replace
+        edits += (_Insertion(start, stop, b'"b64_json":"'), _Insertion(stop, stop, text), _Insertion(stop, stop, b'"'))
+        if link.cut is not None:
+            edits.append(_Insertion(*link.cut))
+    return sorted(edits, key=lambda edit: edit.start)
+
+
+def _discard(pictures: Sequence[Picture]) -> None:
+    for _, text in pictures:
+        text.discard()

@@ -2,22 +2,30 @@
 
 The guard against server-side request forgery: https and public addresses only, or the upstream's own host; no credential,
 no redirect; and the address that was checked is the one that is connected to, so that a name cannot change in between.
+A picture goes to a file of its own, as base64, while it arrives: what is held of it in memory does not grow with it.
 """
 
 import asyncio
 import ipaddress
 import socket
+from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
 import pybase64
 
-from proxy.errors import ImagegateError, UpstreamError
+from proxy.errors import ImagegateError, InvalidRequest, StoreError, UpstreamError
 from proxy.reply import media_type_of
+from proxy.spool import Spool, Spools
+from proxy.upstream.slots import ReceiveSlots
 from proxy.upstream.wire import Post, Wire
 
 MAX_PICTURE_BYTES = 50_000_000
-FETCH_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
+READ_SECONDS = 60.0
+FETCHES = 16
+"""Pictures that are read at once, of all replies together; one that hardly moves does not count."""
+WINDOW_BYTES = 3 << 15
+"""A multiple of 3, so that the base64 of the windows is the base64 of the whole."""
 
 
 _UNICAST = ipaddress.ip_network("2000::/3")
@@ -28,28 +36,81 @@ class NotFetchable(ImagegateError):
     """This address is not fetched, or gave nothing; the reply passes through as it is and is not stored."""
 
 
-async def fetch_base64(wire: Wire, url: str, *, upstream_base_url: str) -> bytes:
-    """The picture at `url`, as base64. Raises NotFetchable."""
-    try:
-        async with asyncio.timeout(FETCH_SECONDS):
+@dataclass(slots=True)
+class Room:
+    """How many bytes the pictures of one reply may still take, as base64."""
+
+    left_bytes: int
+
+    def take(self, count: int) -> None:
+        if count > self.left_bytes:
+            raise NotFetchable("the pictures of one reply are too large together")
+        self.left_bytes -= count
+
+
+class Fetcher:
+    """Fetches pictures; its slots bound how many are read at once, and so their memory."""
+
+    def __init__(self, wire: Wire, spools: Spools) -> None:
+        self._wire = wire
+        self._spools = spools
+        self._slots = ReceiveSlots(FETCHES)
+
+    async def fetch(self, url: str, room: Room, *, upstream_base_url: str) -> Spool:
+        """The picture at `url`, as base64; the spool is the caller's to discard. Raises NotFetchable."""
+        spool = self._spools.open()
+        try:
             post = await _guarded(url, upstream_base_url)
-            content = await _read(wire, post)
-    except TimeoutError:
-        raise NotFetchable("the address of the picture did not answer in time") from None
-    except UpstreamError as error:
-        raise NotFetchable("the address of the picture could not be fetched") from error
-    if media_type_of(content[:256]) is None:
-        raise NotFetchable("the address of the picture holds none")
-    encoded: bytes = await asyncio.get_running_loop().run_in_executor(None, pybase64.b64encode, content)
-    return encoded
+            await self._read(post, spool, room)
+        except (UpstreamError, InvalidRequest, StoreError) as error:
+            spool.discard()
+            raise NotFetchable("the address of the picture could not be fetched") from error
+        except BaseException:
+            spool.discard()
+            raise
+        return spool
+
+    async def _read(self, post: Post, spool: Spool, room: Room) -> None:
+        async with self._wire.exchange(post, connect_seconds=CONNECT_SECONDS, io_seconds=READ_SECONDS) as reply:
+            if reply.status != 200:
+                raise NotFetchable(f"the address of the picture answered {reply.status}")
+            # Who has not begun to answer takes no place.
+            async with self._slots.receiving() as slot:
+                text = _Base64(spool, room)
+                async for chunk in reply.chunks(MAX_PICTURE_BYTES):
+                    await slot.moved(len(chunk))
+                    await text.write(chunk)
+                await text.finish()
 
 
-async def _read(wire: Wire, post: Post) -> bytes:
-    async with wire.exchange(post, connect_seconds=CONNECT_SECONDS, io_seconds=FETCH_SECONDS) as reply:
-        if reply.status != 200:
-            raise NotFetchable(f"the address of the picture answered {reply.status}")
-        parts = [chunk async for chunk in reply.chunks(MAX_PICTURE_BYTES)]
-    return b"".join(parts)
+class _Base64:
+    """A picture on its way into a spool, in windows; the first must begin as pictures do."""
+
+    def __init__(self, spool: Spool, room: Room) -> None:
+        self._spool = spool
+        self._room = room
+        self._window = bytearray()
+
+    async def write(self, chunk: bytes) -> None:
+        self._window += chunk
+        while len(self._window) >= WINDOW_BYTES:
+            await self._encode(WINDOW_BYTES)
+
+    async def finish(self) -> None:
+        await self._encode(len(self._window))
+        await self._spool.finish()
+
+    async def _encode(self, count: int) -> None:
+        part = bytes(self._window[:count])
+        del self._window[:count]
+        if not self._spool.size and media_type_of(part[:256]) is None:
+            raise NotFetchable("the address of the picture holds none")
+        text = pybase64.b64encode(part)
+        self._room.take(len(text))
+        await self._spool.write(text)
+        if self._spool.error is not None:
+            # A link that may expire, rather than megabytes in memory for each picture while the disk is full.
+            raise NotFetchable("the disk has no room for the picture")
 
 
 async def _guarded(url: str, upstream_base_url: str) -> Post:

@@ -15,14 +15,17 @@ _RELAYED = ("openai-processing-ms", "openai-version")
 _RELAYED_WITH_REFUSALS = ("retry-after", "retry-after-ms", "x-should-retry")
 _RELAYED_PREFIX = "x-ratelimit-"
 _MAX_RELAYED_BYTES = 256
+_UNREAD = (
+    b'{"error":{"message":"The upstream\'s error could not be read.","type":"server_error","param":null,"code":null}}'
+)
 
 
 async def receive(reply: Reply, spool: Spool, slots: ReceiveSlots, *, images: int) -> None:
-    """Reads the body of a 200 into the spool.
+    """Reads the body of a 200 into the spool, which is not finished yet when its last byte has arrived.
 
     Raises UpstreamInvalidResponse when it is no JSON or too large, UpstreamConnectionLost when it ends early.
     """
-    limit = REPLY_BYTES_PER_IMAGE * max(1, images)
+    limit = reply_limit(images)
     if not _is_json(reply.headers):
         raise UpstreamInvalidResponse("The upstream answered 200 with something that is not JSON.")
     if (reply.announced_bytes or 0) > limit:
@@ -31,26 +34,41 @@ async def receive(reply: Reply, spool: Spool, slots: ReceiveSlots, *, images: in
         async for chunk in reply.chunks(limit):
             await slot.moved(len(chunk))
             await spool.write(chunk)
-        await spool.finish()
+
+
+def reply_limit(images: int) -> int:
+    """The most bytes of a reply with so many images."""
+    return REPLY_BYTES_PER_IMAGE * max(1, images)
+
+
+def is_refusal(reply: Reply) -> bool:
+    """Anything else that is no 200 is no answer to a request."""
+    return 400 <= reply.status <= 599
 
 
 async def refusal(reply: Reply, *, secret: str | None) -> UpstreamRefusal:
     """The upstream's own error, to be passed on as it came, but for our key if the upstream quotes it in full."""
-    parts: list[bytes] = []
     try:
-        parts.extend([chunk async for chunk in reply.chunks(MAX_REFUSAL_BYTES)])
+        content = b"".join([chunk async for chunk in reply.chunks(MAX_REFUSAL_BYTES)])
     except (UpstreamConnectionLost, UpstreamInvalidResponse):
-        parts = [b'{"error":{"message":"The upstream\'s error could not be read.","type":"server_error",']
-        parts.append(b'"param":null,"code":null}}')
-        return UpstreamRefusal(reply.status, b"".join(parts), "application/json", relayed(reply.headers, refused=True))
-    content = b"".join(parts)
+        return unread_refusal(reply)
     if secret:
         content = content.replace(secret.encode(), b"[our key]")
-    media_type = reply.headers.get("content-type", "application/json")
+    return UpstreamRefusal(
+        reply.status, content, reply.headers.get("content-type", "application/json"), _refusal_headers(reply)
+    )
+
+
+def unread_refusal(reply: Reply) -> UpstreamRefusal:
+    """The upstream said no; why, did not arrive."""
+    return UpstreamRefusal(reply.status, _UNREAD, "application/json", _refusal_headers(reply))
+
+
+def _refusal_headers(reply: Reply) -> dict[str, str]:
     headers = relayed(reply.headers, refused=True)
     if request_id := request_id_of(reply.headers):
         headers["x-imagegate-upstream-request-id"] = request_id
-    return UpstreamRefusal(reply.status, content, media_type, headers)
+    return headers
 
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:

@@ -6,14 +6,16 @@ for and is told to the caller with `x-should-retry: false`, because the SDKs wou
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from proxy.clock import Clock
 from proxy.errors import (
     InternalError,
     QueueFull,
+    RequestError,
     StoreError,
     UpstreamConnectionLost,
     UpstreamError,
@@ -24,22 +26,24 @@ from proxy.errors import (
 )
 from proxy.model import Candidate, Relay
 from proxy.settings import UpstreamSection
-from proxy.spool import Spool, Spools
+from proxy.spool import Spools
+from proxy.upstream.attempt import Attempt
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.calls import Caller, Generation, Observer
 from proxy.upstream.checker import Checker
-from proxy.upstream.receive import receive, refusal, relayed, request_id_of
-from proxy.upstream.slots import CallSlots, ReceiveSlots
-from proxy.upstream.wire import Post, Wire
+from proxy.upstream.receive import relayed, reply_limit, request_id_of
+from proxy.upstream.slots import QUEUE_SECONDS, CallSlots, ReceiveSlots, queue_full
+from proxy.upstream.wire import Wire
 
-PATHS = {"image_generation": "/images/generations"}
 RECONNECT_SECONDS = 0.2
-_ATTEMPT_ERRORS = {
+_FAILURES: dict[type, str] = {
     UpstreamUnreachable: "connect",
     UpstreamTimeout: "timeout",
     UpstreamConnectionLost: "reset",
     UpstreamInvalidResponse: "protocol",
+    asyncio.CancelledError: "cancelled",
 }
+"""How an attempt ends without an answer of the upstream, by the word it is counted under."""
 
 
 @dataclass(slots=True)
@@ -70,7 +74,7 @@ class Upstreams:
         self._receive_slots = ReceiveSlots()
         self._spools = spools
         self._wire = wire
-        self._checker = Checker(executor, wire)
+        self._checker = Checker(executor, wire, spools)
         self._observer = observer
         self._clock = clock
 
@@ -83,14 +87,21 @@ class Upstreams:
         return sum(standing.slots.waiting for standing in self._standing.values())
 
     async def generate(self, candidates: Sequence[Candidate], caller: Caller) -> Generation:
-        """Buys from the first candidate that takes the request. Raises UpstreamError or QueueFull."""
-        began = self._clock.monotonic()
+        """Buys from the first candidate that takes the request, within the first one's total deadline and one queue's.
+
+        Raises UpstreamError, QueueFull, InternalError (the reply was lost here), or InvalidRequest (nothing was sent).
+        """
+        awake = self._awake(candidates)
+        first = self._standing[awake[0].upstream].section
+        latest = self._clock.monotonic() + QUEUE_SECONDS + first.total_timeout_seconds
         failure: UpstreamError | QueueFull | None = None
-        for candidate in self._awake(candidates):
+        for candidate in awake:
             if failure is not None:
+                if self._clock.monotonic() >= latest:
+                    break
                 self._observer.retried(candidate.upstream, "failover")
             try:
-                return await self._persist(candidate, caller, began)
+                return await self._buy(candidate, caller, latest)
             except (UpstreamError, QueueFull) as error:
                 if not _certainly_not_billed(error):
                     raise
@@ -103,90 +114,81 @@ class Upstreams:
         awake = [candidate for candidate in candidates if self.is_available(candidate.upstream)]
         return awake or list(candidates)
 
-    async def _persist(self, candidate: Candidate, caller: Caller, began: float) -> Generation:
-        """One upstream, with its retries, within its total deadline."""
+    async def _buy(self, candidate: Candidate, caller: Caller, latest: float) -> Generation:
+        """From one upstream, with its retries. Its total deadline begins when it has a place for us."""
         standing = self._standing[candidate.upstream]
+        section = standing.section
+        retries_left = section.max_retries
         async with standing.slots.hold(self._waited, self._clock.monotonic):
-            left = standing.section.total_timeout_seconds - (self._clock.monotonic() - began)
+            until = min(latest, self._clock.monotonic() + section.total_timeout_seconds)
+            if self._clock.monotonic() >= until:
+                raise queue_full()
+            while True:
+                try:
+                    return await self._attempt(standing, candidate, caller, until)
+                except UpstreamError as error:
+                    wait = _may_retry_after(error, section.max_retry_wait_seconds)
+                    # A wait that outlasts the deadline would turn what was not billed into a timeout.
+                    if wait is None or retries_left == 0 or self._clock.monotonic() + wait >= until:
+                        raise
+                    reason = "connect" if isinstance(error, UpstreamUnreachable) else "busy"
+                retries_left -= 1
+                self._observer.retried(candidate.upstream, reason)
+                await asyncio.sleep(wait)
+
+    async def _attempt(self, standing: _Standing, candidate: Candidate, caller: Caller, until: float) -> Generation:
+        """One call, one connection: received whole within the deadline, then checked in peace."""
+        section, began = standing.section, self._clock.monotonic()
+        attempt = Attempt(section, candidate, caller, self._spools.open())
+        with self._counted(attempt, standing.breaker):
             try:
-                async with asyncio.timeout(left):
-                    return await self._retry(standing, candidate, caller)
-            except TimeoutError:
-                standing.breaker.failed()
-                seconds = self._clock.monotonic() - began
-                self._observer.attempt(candidate.upstream, candidate.request.model, None, "timeout", seconds)
-                raise UpstreamTimeout(
-                    f"The upstream did not answer within {standing.section.total_timeout_seconds:g} seconds. "
-                    "The image may have been billed; imagegate does not try again by itself."
-                ) from None
-
-    async def _retry(self, standing: _Standing, candidate: Candidate, caller: Caller) -> Generation:
-        retries_left = standing.section.max_retries
-        while True:
-            try:
-                return await self._attempt(standing, candidate, caller)
-            except UpstreamError as error:
-                wait = _may_retry_after(error, standing.section.max_retry_wait_seconds)
-                if wait is None or retries_left == 0:
-                    raise
-                reason = "connect" if isinstance(error, UpstreamUnreachable) else "busy"
-            retries_left -= 1
-            self._observer.retried(candidate.upstream, reason)
-            await asyncio.sleep(wait)
-
-    async def _attempt(self, standing: _Standing, candidate: Candidate, caller: Caller) -> Generation:
-        """One call, one connection; counted whatever becomes of it."""
-        began, model = self._clock.monotonic(), candidate.request.model
-        spool = self._spools.open()
-        try:
-            generation = await self._exchange(standing.section, candidate, caller, spool)
-        except StoreError as error:
-            spool.discard()
-            raise InternalError("imagegate lost a reply that it had received. It may have been billed.") from error
-        except BaseException as error:
-            spool.discard()
-            if isinstance(error, UpstreamError):
-                status = error.status if isinstance(error, UpstreamRefusal) else None
-                seconds = self._clock.monotonic() - began
-                self._observer.attempt(candidate.upstream, model, status, _ATTEMPT_ERRORS.get(type(error), ""), seconds)
-                self._judge(standing, error)
-            raise
-        generation.seconds = self._clock.monotonic() - began
-        self._observer.attempt(candidate.upstream, model, 200, "", generation.seconds)
-        standing.breaker.succeeded()
-        return generation
-
-    async def _exchange(
-        self, section: UpstreamSection, candidate: Candidate, caller: Caller, spool: Spool
-    ) -> Generation:
-        post = _post(section, candidate, caller)
-        total = section.total_timeout_seconds
-        async with self._wire.exchange(
-            post, connect_seconds=section.connect_timeout_seconds, io_seconds=total
-        ) as reply:
-            self._observer.ratelimit(section.name, candidate.request.model, reply.headers)
-            if reply.status >= 400:
-                raise await refusal(reply, secret=_own_key(section, caller))
-            if reply.status != 200:
-                raise UpstreamInvalidResponse(f"The upstream answered {reply.status}, which is no answer to a request.")
-            await receive(reply, spool, self._receive_slots, images=candidate.request.n)
-            headers = reply.headers
-        inspection, echo = await self._checker.check(spool, upstream_base_url=section.base_url)
+                await attempt.receive(self._wire, self._receive_slots, until - began)
+            finally:
+                attempt.seconds = self._clock.monotonic() - began
+            inspection, echo = await self._checker.check(
+                attempt.spool, upstream_base_url=section.base_url, limit_bytes=reply_limit(candidate.request.n)
+            )
+        assert attempt.reply is not None
         return Generation(
             candidate=candidate,
-            spool=spool,
+            spool=attempt.spool,
             inspection=inspection,
-            upstream_request_id=request_id_of(headers),
-            seconds=0.0,
-            relay=Relay(relayed(headers), echo),
+            upstream_request_id=request_id_of(attempt.reply.headers),
+            seconds=attempt.seconds,
+            relay=Relay(relayed(attempt.reply.headers), echo),
         )
 
-    def _judge(self, standing: _Standing, error: UpstreamError) -> None:
-        """What the breaker counts: failures of the upstream, never refusals of the request or of its rate."""
-        if not isinstance(error, UpstreamRefusal) or error.status >= 500:
-            standing.breaker.failed()
-        else:
-            standing.breaker.succeeded()
+    @contextmanager
+    def _counted(self, attempt: Attempt, breaker: Breaker) -> Iterator[None]:
+        """Counts an attempt, once, whatever becomes of it; of one that failed nothing is left behind."""
+        failure: BaseException | None = None
+        try:
+            yield
+        except StoreError as error:
+            failure = InternalError("imagegate lost a reply that it had received. It may have been billed.")
+            raise failure from error
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            if failure is not None:
+                attempt.spool.discard()
+            if not isinstance(failure, RequestError):  # one that we could not send was none
+                self._count(attempt, breaker, failure)
+
+    def _count(self, attempt: Attempt, breaker: Breaker, failure: BaseException | None) -> None:
+        name, model = attempt.section.name, attempt.candidate.request.model
+        if attempt.reply is not None:
+            self._observer.ratelimit(name, model, attempt.reply.headers)
+        status = failure.status if isinstance(failure, UpstreamRefusal) else None
+        if failure is None or isinstance(failure, InternalError):
+            status = 200  # what is lost here is no fault of the upstream
+        self._observer.attempt(name, model, status, _FAILURES.get(type(failure), ""), attempt.seconds)
+        # The breaker counts failures of the upstream, never refusals of the request or of its rate.
+        if status is not None and status < 500:
+            breaker.succeeded()
+        elif isinstance(failure, UpstreamError):
+            breaker.failed()
 
     def _waited(self, seconds: float) -> None:
         self._observer.queue_waited(seconds)
@@ -214,29 +216,3 @@ def _wait_named_in(headers: Mapping[str, str]) -> float | None:
         if value.replace(".", "", 1).isdecimal() and value.isascii() and len(value) < 10:
             return float(value) * scale
     return None
-
-
-def _post(section: UpstreamSection, candidate: Candidate, caller: Caller) -> Post:
-    """The request as it goes out: the canonical body, and no header that is not named here."""
-    headers = {
-        "content-type": "application/json",
-        "accept": "application/json",
-        "accept-encoding": "identity",
-        "user-agent": "imagegate",
-    }
-    if caller.openai_beta:
-        headers["openai-beta"] = caller.openai_beta
-    if caller.credential is not None:
-        headers[caller.credential.header] = caller.credential.value
-        if caller.credential.organization:
-            headers["openai-organization"] = caller.credential.organization
-        if caller.credential.project:
-            headers["openai-project"] = caller.credential.project
-    elif section.api_key is not None:
-        headers["authorization"] = f"Bearer {section.api_key.reveal()}"
-    path = PATHS[candidate.request.operation.value]
-    return Post("POST", section.base_url.rstrip("/") + path, headers, candidate.request.wire_body())
-
-
-def _own_key(section: UpstreamSection, caller: Caller) -> str | None:
-    return section.api_key.reveal() if caller.credential is None and section.api_key is not None else None

@@ -6,15 +6,23 @@ from contextlib import asynccontextmanager
 
 from proxy.errors import QueueFull
 
+QUEUE_CALLS = 1000
+QUEUE_SECONDS = 30.0
 MOVING_BYTES_PER_SECOND = 64 * 1024
 RECEIVE_SLOTS = 8
 """64 replies of 12 MB at once: 320 to 376 MB of memory when all are read together, 99 MB when eight are."""
 
 
+def queue_full() -> QueueFull:
+    return QueueFull(
+        "Too many images are being generated at once. Please try again later.", headers={"retry-after": "10"}
+    )
+
+
 class CallSlots:
     """At most `limit` calls at once; `queue_limit` more may wait, `wait_seconds` each."""
 
-    def __init__(self, limit: int, *, queue_limit: int = 1000, wait_seconds: float = 30.0) -> None:
+    def __init__(self, limit: int, *, queue_limit: int = QUEUE_CALLS, wait_seconds: float = QUEUE_SECONDS) -> None:
         self._free = asyncio.Semaphore(limit)
         self._queue_limit = queue_limit
         self._wait_seconds = wait_seconds
@@ -33,18 +41,15 @@ class CallSlots:
             self._free.release()
 
     async def _queue(self, waited: Callable[[float], None], monotonic: Callable[[], float]) -> None:
-        full = QueueFull(
-            "Too many images are being generated at once. Please try again later.", headers={"retry-after": "10"}
-        )
         if self.waiting >= self._queue_limit:
-            raise full
+            raise queue_full()
         began = monotonic()
         self.waiting += 1
         try:
             async with asyncio.timeout(self._wait_seconds):
                 await self._free.acquire()
         except TimeoutError:
-            raise full from None
+            raise queue_full() from None
         finally:
             self.waiting -= 1
             waited(monotonic() - began)

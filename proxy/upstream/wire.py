@@ -15,7 +15,7 @@ from socket import IPPROTO_TCP, SO_KEEPALIVE, SOL_SOCKET, TCP_KEEPCNT, TCP_KEEPI
 import certifi
 import httpx
 
-from proxy.errors import UpstreamConnectionLost, UpstreamInvalidResponse, UpstreamUnreachable
+from proxy.errors import InvalidRequest, UpstreamConnectionLost, UpstreamInvalidResponse, UpstreamUnreachable
 
 INFLATED_CHUNK_BYTES = 1 << 16
 
@@ -84,8 +84,9 @@ class Wire:
     async def exchange(self, post: Post, *, connect_seconds: float, io_seconds: float) -> AsyncIterator[Reply]:
         """Sends a request and gives the reply when its head has arrived; closes the connection on leaving.
 
-        The total deadline is the caller's: `io_seconds` bounds single reads and writes only. Raises UpstreamUnreachable
-        while nothing has been sent, UpstreamConnectionLost afterwards.
+        The total deadline is the caller's: `connect_seconds` bounds TCP, then TLS; `io_seconds` single reads and writes.
+        While nothing has been sent, raises UpstreamUnreachable, or InvalidRequest for a header that HTTP does not allow;
+        afterwards UpstreamConnectionLost.
         """
         timeout = {"connect": connect_seconds, "read": io_seconds, "write": io_seconds, "pool": None}
         extensions: dict[str, object] = {"timeout": timeout}
@@ -98,7 +99,7 @@ class Wire:
             socket_options=self._socket_options,
         )
         async with transport:
-            with _translated():
+            with _translated(), _refused_by_ourselves():
                 # A caller's credential may hold any byte that a header may: httpx by itself takes ASCII only.
                 headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in post.headers.items()]
                 request = httpx.Request(
@@ -109,6 +110,17 @@ class Wire:
                 yield Reply(response)
             finally:
                 await response.aclose()
+
+
+@contextmanager
+def _refused_by_ourselves() -> Iterator[None]:
+    """h11 checks the head before it gives a byte of it to the connection."""
+    try:
+        yield
+    except (httpx.LocalProtocolError, UnicodeEncodeError) as error:
+        raise InvalidRequest(
+            "A header of your request holds characters that cannot be sent.", code="invalid_header"
+        ) from error
 
 
 @contextmanager

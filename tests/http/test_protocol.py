@@ -1,7 +1,6 @@
 """What is served where, and what is refused before anybody believes it."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +167,7 @@ async def test_the_upstreams_request_id_is_not_taken_for_ours(proxy: Gate) -> No
 
 @pytest.mark.parametrize("path", ["/healthz", "/health", "/health/liveliness", "/health/liveness"])
 async def test_it_is_alive_under_every_name(proxy: Gate, path: str) -> None:
-    proxy.app.health.draining = True
+    proxy.app.health.drain(10)
     answer = await proxy.client.get(path)
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
     assert (await proxy.client.head(path)).content == b""
@@ -178,7 +177,7 @@ async def test_it_is_alive_under_every_name(proxy: Gate, path: str) -> None:
 async def test_it_is_ready_until_it_leaves(proxy: Gate, path: str) -> None:
     ready = await proxy.client.get(path)
     assert (ready.status_code, ready.json()) == (200, {"status": "ok", "problems": []})
-    proxy.app.health.leaving = True
+    proxy.app.health.leave(10)
     leaving = await proxy.client.get(path)
     assert (leaving.status_code, leaving.json()) == (503, {"status": "not ready", "problems": ["shutting down"]})
 
@@ -252,11 +251,3 @@ async def test_an_unknown_header_of_ours_does_not_reach_the_upstream(proxy: Gate
     (call,) = upstream.calls
     assert call.headers["accept-encoding"] == "identity"
     assert not {"cookie", "x-imagegate-anything", "x-request-id"} & set(call.headers)
-
-
-async def test_a_listener_that_drains_says_so_on_every_answer(tmp_path: Path, upstream: CountingUpstream) -> None:
-    settings = replace(settings_over(tmp_path, upstream))
-    async with gate(settings) as proxy:
-        proxy.app.recorded.draining = True
-        for path in ("/healthz", "/nowhere"):
-            assert (await proxy.client.get(path)).headers["connection"] == "close"

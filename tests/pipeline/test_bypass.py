@@ -62,5 +62,5 @@ async def test_no_store_is_finished_and_counted_when_its_client_leaves(proxy: Ga
     await proxy.landed()
     assert proxy.total("imagegate_purchases_total", outcome="bought") == 1
     assert proxy.total("imagegate_upstream_cost_usd_total") == pytest.approx(0.031735)
-    assert proxy.total("imagegate_requests_total", code="499", cache="none") == 1
+    assert proxy.total("imagegate_requests_total", code="499", cache="bypass") == 1
     assert list(proxy.directory.rglob("*.spool")) == []

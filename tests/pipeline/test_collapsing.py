@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.application import Gate
 from tests.support.counting import Call, CountingUpstream, Said, paints
-from tests.support.inbound import Stop, inbound, stopping
+from tests.support.inbound import Stop, ask, stopping
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +65,9 @@ async def test_a_request_that_missed_before_the_flight_landed_does_not_pay_again
     proxy: Gate, upstream: CountingUpstream
 ) -> None:
     between = Stop()
-    late = asyncio.create_task(stopping(proxy.app.pipeline, between).generate(inbound(proxy.clock)))
+    late = asyncio.create_task(
+        stopping(proxy.app.pipeline, between).generate(await ask(proxy.app.pipeline, proxy.clock))
+    )
     await between.reached.wait()  # it has looked up, and missed
     assert (await proxy.ask()).headers["x-imagegate-cache"] == "MISS"
     await proxy.landed()
@@ -80,10 +82,12 @@ async def test_who_joins_a_flight_that_only_found_an_entry_is_a_hit_too(
     proxy: Gate, upstream: CountingUpstream
 ) -> None:
     key, first, second = await proxy.key_of(), Stop(), Stop()
-    late = asyncio.create_task(stopping(proxy.app.pipeline, first, second).generate(inbound(proxy.clock)))
+    late = asyncio.create_task(
+        stopping(proxy.app.pipeline, first, second).generate(await ask(proxy.app.pipeline, proxy.clock))
+    )
     await first.reached.wait()
     also = Stop()
-    later = asyncio.create_task(stopping(proxy.app.pipeline, also).generate(inbound(proxy.clock)))
+    later = asyncio.create_task(stopping(proxy.app.pipeline, also).generate(await ask(proxy.app.pipeline, proxy.clock)))
     await also.reached.wait()
     await proxy.ask()
     first.go.set()

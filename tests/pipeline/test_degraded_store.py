@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.stores.index import DATABASE, DATABASE_FILES
+from proxy.stores.database import DATABASE, DATABASE_FILES
 from tests.support.application import Gate, gate, settings_over, with_cache
 from tests.support.counting import CountingUpstream
 

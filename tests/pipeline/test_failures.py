@@ -46,7 +46,8 @@ async def test_a_failure_is_shared_by_those_waiting_and_remembered_by_nobody(
     assert {(answer.status_code, answer.content) for answer in answers} == {(400, REFUSED)}
     assert len(upstream.calls) == 1
     assert proxy.total("imagegate_purchases_total", outcome="failed") == 1
-    assert proxy.total("imagegate_requests_total", code="400", cache="none") == 5
+    assert proxy.total("imagegate_requests_total", code="400", cache="miss") == 1
+    assert proxy.total("imagegate_requests_total", code="400", cache="coalesced") == 4
     upstream.script = paints
     assert (await proxy.ask()).headers["x-imagegate-cache"] == "MISS"
 
@@ -78,7 +79,7 @@ async def test_a_leader_that_leaves_alone_is_not_needed_to_land_store_and_count(
     assert proxy.total("imagegate_purchases_total", outcome="bought") == 1
     assert proxy.total("imagegate_upstream_images_total") == 1
     assert proxy.total("imagegate_upstream_cost_usd_total") == pytest.approx(0.031735)
-    assert proxy.total("imagegate_requests_total", code="499", cache="none") == 1
+    assert proxy.total("imagegate_requests_total", code="499", cache="miss") == 1
     assert proxy.total("imagegate_client_disconnects_total", stage="upstream") == 1
     assert proxy.total("imagegate_images_total") == 1  # the hit's: the leader took none
 

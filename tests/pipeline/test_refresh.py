@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.application import Gate
 from tests.support.counting import CountingUpstream
-from tests.support.inbound import Stop, inbound, stopping
+from tests.support.inbound import Stop, ask, stopping
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +73,9 @@ async def test_no_cache_is_not_satisfied_by_a_flight_that_merely_found_an_older_
     proxy: Gate, upstream: CountingUpstream
 ) -> None:
     key, first, second = await proxy.key_of(), Stop(), Stop()
-    plain = asyncio.create_task(stopping(proxy.app.pipeline, first, second).generate(inbound(proxy.clock)))
+    plain = asyncio.create_task(
+        stopping(proxy.app.pipeline, first, second).generate(await ask(proxy.app.pipeline, proxy.clock))
+    )
     await first.reached.wait()
     await proxy.ask()
     first.go.set()
@@ -92,7 +94,7 @@ async def test_a_refresh_takes_what_somebody_bought_after_it_arrived(proxy: Gate
     await proxy.ask()
     proxy.clock.advance(1)
     between = Stop()
-    asked = inbound(proxy.clock, headers=control("no-cache"))
+    asked = await ask(proxy.app.pipeline, proxy.clock, headers=control("no-cache"))
     refresh = asyncio.create_task(stopping(proxy.app.pipeline, between).generate(asked))
     await between.reached.wait()
     proxy.clock.advance(1)

@@ -96,6 +96,23 @@ async def test_a_picture_that_cannot_be_had_passes_the_address_through(proxy: Ga
     assert answer.headers["cache-status"] == "imagegate; fwd=uri-miss"
 
 
+async def test_of_many_addresses_each_becomes_its_own_picture(proxy: Gate, upstream: CountingUpstream) -> None:
+    seen = [picture(f"number {number}", size=200_000) for number in range(6)]
+
+    def script(call: Call) -> Said:
+        if call.method == "GET":
+            return Said(seen[int(call.path[-1])], content_type="image/png")
+        return Said(json.dumps({"data": [{"url": f"{upstream.base_url}/{number}"} for number in range(6)]}).encode())
+
+    upstream.script = script
+    first = await proxy.ask(n=6)
+    assert first.json() == {"data": [{"b64_json": base64.b64encode(each).decode()} for each in seen]}
+    assert first.headers["cache-status"] == "imagegate; fwd=uri-miss; stored"
+    hit = await proxy.ask(n=6)
+    assert (hit.content, hit.headers["x-imagegate-cache"]) == (first.content, "HIT")
+    assert len(upstream.calls) == 7
+
+
 async def test_a_safety_identifier_is_echoed_to_its_own_caller_and_never_stored(
     proxy: Gate, upstream: CountingUpstream
 ) -> None:
@@ -178,9 +195,23 @@ async def test_a_reply_without_usage_is_billed_at_the_estimate_and_counted(
         (Said(reply(picture("x"), error={"message": "no"})), "upstream_invalid_response"),
         (Said(reply(picture("x")), headers={"content-length": "100000"}), "upstream_connection_lost"),
         (Said(reply(picture("x")), status=204), "upstream_invalid_response"),
+        (Said(reply(picture("x")), status=600), "upstream_invalid_response"),
+        (Said(b'{"error":{"message":"no"}}', status=999), "upstream_invalid_response"),
         (Said(b"", 302, {"location": "https://example.com/"}), "upstream_invalid_response"),
     ],
-    ids=["html", "empty", "no-data", "no-base64", "no-image", "error-inside", "truncated", "204", "redirect"],
+    ids=[
+        "html",
+        "empty",
+        "no-data",
+        "no-base64",
+        "no-image",
+        "error-inside",
+        "truncated",
+        "204",
+        "600",
+        "999",
+        "redirect",
+    ],
 )
 async def test_a_doubtful_reply_is_an_error_that_is_not_tried_again_and_leaves_nothing(
     proxy: Gate, upstream: CountingUpstream, said: Said, code: str

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_draining_process_buys_nothing_but_serves_what_it_has(proxy: Gate, upstream: CountingUpstream) -> None:
     await proxy.ask("stored")
-    proxy.app.health.draining = True
+    proxy.app.health.drain(10)
     refused, hit = await proxy.ask("new"), await proxy.ask("stored")
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "draining"
@@ -26,7 +26,7 @@ async def test_a_draining_process_buys_nothing_but_serves_what_it_has(proxy: Gat
 
 
 async def test_readiness_tells_of_the_way_out_before_purchases_end(proxy: Gate, upstream: CountingUpstream) -> None:
-    proxy.app.health.leaving = True
+    proxy.app.health.leave(10)
     ready = await proxy.client.get("/readyz")
     assert (ready.status_code, ready.json()["problems"]) == (503, ["shutting down"])
     assert (await proxy.client.get("/healthz")).status_code == 200
@@ -38,7 +38,7 @@ async def test_a_request_can_join_a_flight_of_a_draining_process(proxy: Gate, up
     upstream.hold()
     leader = proxy.asking()
     await upstream.reached(1)
-    proxy.app.health.draining = True
+    proxy.app.health.drain(10)
     follower = proxy.asking()
     await proxy.waiting(key, 2)
     upstream.release()
@@ -52,7 +52,7 @@ async def test_closing_lets_flights_land_and_stores_them(tmp_path: Path, upstrea
         asked = proxy.asking()
         await upstream.reached(1)
         closing = asyncio.create_task(proxy.app.close(10))
-        while not proxy.app.health.draining:
+        while not proxy.app.health.is_draining:
             await asyncio.sleep(0)
         assert not closing.done()
         upstream.release()
@@ -80,9 +80,3 @@ async def test_two_processes_share_one_directory(tmp_path: Path, upstream: Count
         first = await old.ask()
         assert (await new.ask()).content == first.content
     assert len(upstream.calls) == 1
-
-
-async def test_answers_of_a_draining_server_close_their_connection(proxy: Gate) -> None:
-    proxy.app.recorded.draining = True
-    assert (await proxy.ask()).headers["connection"] == "close"
-    assert (await proxy.client.get("/nowhere")).headers["connection"] == "close"

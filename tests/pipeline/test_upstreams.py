@@ -125,6 +125,17 @@ async def test_an_upstream_that_cannot_be_reached_is_passed_over(
         assert proxy.total("imagegate_upstream_attempts_total", upstream="upstream-1", error="connect") == 1
 
 
+async def test_a_wait_that_the_deadline_does_not_leave_time_for_is_passed_over(
+    tmp_path: Path, upstream: CountingUpstream, other: CountingUpstream
+) -> None:
+    upstream.script = lambda call: Said(LIMITED, 429, {"retry-after": "2"})
+    settings = settings_over(tmp_path, upstream, other)
+    impatient = replace(settings.upstreams[0], total_timeout_seconds=1.5)
+    async with gate(replace(settings, upstreams=(impatient, settings.upstreams[1]))) as proxy:
+        assert (await proxy.ask()).content == other.replies[0]
+    assert len(upstream.calls) == 1
+
+
 async def test_a_model_goes_to_the_upstream_that_serves_it(
     tmp_path: Path, upstream: CountingUpstream, other: CountingUpstream
 ) -> None:

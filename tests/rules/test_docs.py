@@ -281,7 +281,7 @@ def resolved(dotted: str) -> object:
 def test_the_life_of_a_request_has_the_steps_of_the_pipeline_in_their_order() -> None:
     pipeline = importlib.import_module("proxy.pipeline")
     steps = re.findall(r"^([a-z]+)  ", inspect.getdoc(pipeline) or "", re.MULTILINE)
-    assert steps == ["generate", "answer", "fill", "buy"]
+    assert steps == ["believe", "generate", "answer", "fill", "buy"]
     assert blocks(REQUEST_PATH, "text")[0].strip() in (inspect.getdoc(pipeline) or "")
     for page, mark in (README, r"\*\*([a-z]+)[:.]"), (REQUEST_PATH, r"^## ([a-z]+): "):
         found = [step for step in re.findall(mark, text_of(page), re.MULTILINE) if step in steps]

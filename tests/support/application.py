@@ -124,11 +124,13 @@ class RawCall:
     task: "asyncio.Task[None] | None" = None
 
     def start(self, body: bytes, *, path: str = GENERATIONS, method: str = "POST", **more: Any) -> None:
-        """`headers` is a list of pairs of bytes, beside Host; `more_body` says that the client has not sent all.
+        """`headers` is a list of pairs of bytes, beside Host and Content-Type; `more_body`: the client has not sent all.
 
         Anything else given replaces a member of the scope.
         """
         headers = [(b"host", b"gate.test"), *more.pop("headers", ())]
+        if b"content-type" not in dict(headers):
+            headers.append((b"content-type", b"application/json"))
         more_body = more.pop("more_body", False)
         scope = {
             "type": "http",

@@ -6,23 +6,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from proxy.asking import Ask
 from proxy.clock import Clock
 from proxy.model import Entry, Inbound, Operation
 from proxy.pipeline import Pipeline
 from proxy.store import Store
 
 
+async def ask(
+    pipeline: Pipeline,
+    clock: Clock,
+    prompt: str = "a red fox",
+    *,
+    headers: Mapping[str, str] | None = None,
+    **body: Any,
+) -> Ask:
+    """A call that the pipeline believes."""
+    return await pipeline.believe(inbound(clock, prompt, headers=headers, **body))
+
+
 def inbound(
     clock: Clock, prompt: str = "a red fox", *, headers: Mapping[str, str] | None = None, **body: Any
 ) -> Inbound:
     document = {"model": "gpt-image-2", "prompt": prompt, **body}
+
+    async def read() -> bytes:
+        return json.dumps(document).encode()
+
     return Inbound(
         operation=Operation.GENERATION,
-        request_id="req_of_a_test",
         headers={"content-type": "application/json", **(headers or {})},
-        body=json.dumps(document).encode(),
-        arrived_wall=clock.wall(),
-        arrived_monotonic=clock.monotonic(),
+        read=read,
+        arrived=clock.wall(),
     )
 
 

@@ -28,12 +28,12 @@ class RawReply:
 class Peer:
     """A connection. What it receives is kept until it is asked for."""
 
-    def __init__(self, proxy: Proxy, *, receive_buffer: int | None = None) -> None:
+    def __init__(self, proxy: Proxy, *, port: int | None = None, receive_buffer: int | None = None) -> None:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(20)
-        self.socket.connect(("127.0.0.1", proxy.port))
+        self.socket.connect(("127.0.0.1", proxy.port if port is None else port))
         self.received = b""
         self.is_closed = False
 

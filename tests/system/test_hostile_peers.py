@@ -2,6 +2,7 @@
 
 import json
 import random
+import select
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -164,6 +165,31 @@ def test_a_head_without_an_end_is_not_taken_in(guarded: Proxy) -> None:
         assert sent < 5_000, "it took five megabytes"
 
 
+@pytest.mark.parametrize("line", [b"X-Trailer: " + b"x" * 990 + b"\r\n", b"x" * 1000])
+def test_trailers_without_an_end_are_not_taken_in(guarded: Proxy, line: bytes) -> None:
+    with Peer(guarded) as peer:
+        peer.send(message(framing=CHUNKED, body=b"1\r\n{\r\n0\r\n" + line[:10]))
+        sent = next((number for number in range(10_000) if not peer.send(line)), 10_000)
+        assert sent < 5_000, "it took five megabytes"
+        assert peer.reply().status in (0, 431)
+
+
+def test_a_chunk_whose_extension_never_ends_is_not_taken_in(guarded: Proxy) -> None:
+    with Peer(guarded) as peer:
+        peer.send(message(framing=CHUNKED, body=b"1;note="))
+        sent = next((number for number in range(10_000) if not peer.send(b"x" * 1000)), 10_000)
+        assert sent < 5_000, "it took five megabytes"
+
+
+def test_who_reads_while_sending_too_much_gets_the_answer_and_no_reset(guarded: Proxy) -> None:
+    with Peer(guarded) as peer:
+        peer.send(message(framing=b"Content-Length: 90000000\r\n", body=b""))
+        assert peer.reply().status == 413
+        for _ in range(10):
+            assert peer.send(b"x" * 100_000)
+        assert peer.socket.recv(1) == b"", "an end, not a reset"
+
+
 def test_a_body_past_the_limit_is_413_however_it_is_framed(guarded: Proxy, upstream: UpstreamProcess) -> None:
     large = json.dumps({"model": "gpt-image-2", "prompt": "x" * 2_000_000}).encode()
     assert (announced := tell(guarded, message(body=large))).status == 413
@@ -193,6 +219,24 @@ def test_json_that_is_too_deep_or_not_utf_8_is_400(guarded: Proxy) -> None:
         b"null",
     ):
         assert tell(guarded, message(body=body)).status == 400
+
+
+# --- Trailers ---------------------------------------------------------------------------------------------------------
+
+
+def _with_trailer(prompt: str, trailer: bytes) -> bytes:
+    content = message(prompt).partition(b"\r\n\r\n")[2]
+    chunked = b"%x\r\n%s\r\n0\r\n%s\r\n\r\n" % (len(content), content, trailer)
+    return message(framing=CHUNKED, body=chunked)
+
+
+def test_a_trailer_is_no_header_of_the_request(guarded: Proxy, upstream: UpstreamProcess) -> None:
+    dry = tell(guarded, _with_trailer("a trailing wish", b"X-Imagegate-Dry-Run: true"))
+    assert (dry.status, dry.body) == (200, body_of("a trailing wish"))
+    credential = next(line for line in message().split(b"\r\n") if line.startswith(b"Authorization"))
+    late = _with_trailer("a trailing credential", credential).replace(credential + b"\r\n", b"", 1)
+    assert tell(guarded, late).status == 401
+    assert upstream.calls("a trailing credential") == 0
 
 
 # --- Methods and targets ----------------------------------------------------------------------------------------------
@@ -253,6 +297,59 @@ def test_a_body_is_never_read_as_the_next_request(guarded: Proxy, upstream: Upst
         peer.receive(0.3)
         assert peer.received == b""
     assert upstream.calls("smuggled") == 0
+
+
+def test_a_request_that_is_answered_before_it_was_read_is_the_last_and_keeps_no_connection(guarded: Proxy) -> None:
+    before = guarded.descriptors()
+    with ExitStack() as stack:
+        peers = [stack.enter_context(Peer(guarded)) for _ in range(50)]
+        for peer in peers:
+            peer.send(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n")
+            reply = peer.reply()
+            assert (reply.status, reply.headers["connection"]) == (200, "close")
+            peer.send(b"x")
+        eventually(
+            lambda: guarded.descriptors() <= before + 5, seconds=PATIENCE_SECONDS * 5, what="the end of the connections"
+        )
+
+
+def test_the_rest_of_an_answered_request_may_not_drip_for_ever(guarded: Proxy) -> None:
+    with Peer(guarded) as peer:
+        peer.send(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999\r\n\r\n")
+        assert peer.reply().status == 200
+
+        def is_refused() -> bool:
+            select.select([], [], [], 0.02)
+            return not peer.send(b"x")
+
+        eventually(is_refused, seconds=PATIENCE_SECONDS * 5)
+
+
+@pytest.mark.parametrize(
+    "next_bytes",
+    [b"GET /he", b"\0\0 no HTTP at all \r\n\r\n", b"GET /healthz HTTP/1.1\r\nX-Large: " + b"x" * 400_000],
+    ids=["a head that stops", "garbage", "a head that is too large"],
+)
+@pytest.mark.parametrize("blocks", [1, BLOCKS_OF_12_MB])
+def test_what_follows_a_request_never_damages_its_answer(
+    guarded: Proxy, upstream: UpstreamProcess, next_bytes: bytes, blocks: int
+) -> None:
+    """The answer takes longer than a head may: waited for in one case, read slowly in the other."""
+    prompt = upstream.plan(
+        f"before {next_bytes[:12]!r} {blocks}", {"seconds": PATIENCE_SECONDS * 1.5, "blocks": blocks}
+    )
+    with Peer(guarded, receive_buffer=65_536) as peer:
+        peer.send(message(prompt, close=False))
+        if blocks > 1:
+            eventually(lambda: upstream.calls(prompt) == 1)
+            peer.sip(1 << 16, pause=PATIENCE_SECONDS / 4, seconds=PATIENCE_SECONDS)
+        peer.send(next_bytes)
+        if blocks > 1:
+            peer.sip(1 << 16, pause=PATIENCE_SECONDS / 4, seconds=PATIENCE_SECONDS * 1.5)
+        reply = peer.reply()
+        assert (reply.status, reply.body) == (200, body_of(prompt, blocks))
+        assert peer.reply().status in (0, 400, 408, 431), "after the answer, it may be told"
+        assert peer.is_closed or peer.received == b""
 
 
 def test_silent_connections_are_probed_on_both_sides(guarded: Proxy, upstream: UpstreamProcess) -> None:

@@ -1,9 +1,10 @@
 """Leaving: not ready, then deaf, then done; nothing that was paid for is lost."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 import pytest
@@ -87,6 +88,24 @@ def test_drain_seconds_bound_the_wait_and_a_lost_flight_is_no_clean_exit(
         ask(proxy, prompt, seconds=0.3)
     assert proxy.stop(8) == 1
     assert any("still in the air" in line["msg"] for line in proxy.log_lines())
+
+
+def test_waiting_requests_and_abandoned_flights_share_one_drain(start: Start, upstream: UpstreamProcess) -> None:
+    waited_for, abandoned = (upstream.plan(name, {"hold": True}) for name in ("waited for", "abandoned"))
+    proxy = start({"server": {"drain_seconds": 2}})
+    with pytest.raises(TimeoutError):
+        ask(proxy, abandoned, seconds=0.3)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, proxy, waited_for)
+        eventually(lambda: upstream.held(waited_for) == 1)
+        began = time.monotonic()
+        assert proxy.stop(15) == 1
+        assert 1.9 < time.monotonic() - began < 3.5
+        with pytest.raises((ConnectionError, HTTPException)):
+            answer.result()
+    text = proxy.log_text()
+    assert "Traceback" not in text and "Exception in ASGI" not in text
+    assert [line["count"] for line in proxy.log_lines() if "still in the air" in line["msg"]] == [2]
 
 
 def test_while_draining_an_open_connection_gets_hits_but_no_purchases(start: Start, upstream: UpstreamProcess) -> None:

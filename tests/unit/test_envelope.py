@@ -55,6 +55,7 @@ def replies(draw: st.DrawFn) -> tuple[Metadata, bytes]:
             upstream_request_id=draw(st.none() | texts),
             upstream_seconds=draw(seconds),
             request=draw(st.dictionaries(texts, json_values, max_size=4)),
+            begun_at=draw(seconds),
         ),
         body,
     )
@@ -147,6 +148,8 @@ def test_members_of_a_later_release_are_ignored_and_those_of_an_earlier_one_defa
     assert envelope.decode_header(later, 20) == metadata()
     earlier = header.replace(b'"price_version":"",', b"").replace(b'"cost":"0.041",', b"")
     assert envelope.decode_header(earlier, 20) == replace(metadata(), cost=None)
+    assert b'"begun_at":0.0' in header
+    assert envelope.decode_header(header.replace(b',"begun_at":0.0', b""), 20) == metadata()
     with pytest.raises(StoreError):
         envelope.decode_header(header.replace(b'"scope"', b'"scape"'), 20)
 

@@ -1,5 +1,8 @@
 """Routing: patterns say who may serve a model, priority says who is asked first."""
 
+import pytest
+
+from proxy.errors import UnsupportedByModel
 from proxy.routing import eligible
 from proxy.settings import UpstreamSection
 
@@ -30,8 +33,9 @@ def test_only_those_whose_patterns_match_are_eligible() -> None:
 
 
 def test_case_counts() -> None:
-    assert names("GPT-image-2", upstream("a", "gpt-*")) == []
+    with pytest.raises(UnsupportedByModel, match="'GPT-image-2' does not exist"):
+        names("GPT-image-2", upstream("a", "gpt-*"))
 
 
-def test_a_model_without_a_name_matches_only_what_matches_everything() -> None:
-    assert names("", upstream("a", "*"), upstream("b", "gpt-*")) == ["a"]
+def test_without_a_model_everybody_may_say_that_it_is_missing() -> None:
+    assert names("", upstream("a", "*"), upstream("b", "gpt-*")) == ["a", "b"]

@@ -4,12 +4,18 @@ import asyncio
 import gc
 import os
 import random
+import resource
+import sqlite3
 import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proxy.model import Entry
+from proxy.spool import Spool
 from proxy.stores.directory import CacheDirectory
 from proxy.stores.purges import Purge, PurgeLog
 from tests.support.clock import ManualClock
@@ -60,6 +66,57 @@ async def test_memory_of_zero_bytes_means_disk_alone(tmp_path: Path) -> None:
         for _ in range(3):
             found = await b.store.lookup(key(1))
             assert found is not None and found.tier == "disk"
+
+
+async def test_an_entry_that_many_ask_for_at_once_is_read_once_and_evicts_no_more_than_it_must(tmp_path: Path) -> None:
+    async with bench(tmp_path, memory_bytes=20_000) as b:
+        for number in range(12):
+            await b.put(number)
+            await b.get(number)
+        assert b.store.entries("memory") == 12
+        await b.put(99, body_of(99, 4000))
+        found = await asyncio.gather(*(b.store.lookup(key(99)) for _ in range(15)))
+        assert {entry.tier for entry in found if entry is not None} == {"disk"}
+        assert len({id(entry and entry.body) for entry in found}) == 1
+        assert b.store.entries("memory") >= 10
+        assert b.witness.lookups["disk", "hit"] == 12 + 15, "each is counted, however it was served"
+
+
+async def test_who_asked_first_may_leave(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.put(1, body_of(1, LARGE))
+        first, second = (asyncio.create_task(b.get(1)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert await second == body_of(1, LARGE)
+        assert b.store.entries("memory") == 1
+
+
+async def test_a_reading_that_fails_when_everybody_has_left_is_nobodys_error(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.put(1)
+        os.truncate(b.files()[0], 10)
+        only = asyncio.create_task(b.get(1))
+        await asyncio.sleep(0)
+        only.cancel()
+        await asyncio.gather(only, return_exceptions=True)
+        async with asyncio.timeout(5):
+            while b.witness.evictions["disk", "corrupt"] == 0:
+                await asyncio.sleep(0)
+        assert await b.get(1) is None
+        gc.collect()
+
+
+async def test_a_hit_in_memory_waits_for_nothing_and_makes_nothing(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.put(1)
+        await b.get(1)
+        entries = []
+        for _ in range(2):
+            with pytest.raises(StopIteration) as done:
+                b.store.lookup(key(1)).send(None)
+            entries.append(done.value.value)
+        assert entries[0] is entries[1] is await b.store.lookup(key(1))
 
 
 async def test_an_expired_entry_is_returned_for_the_policy_to_judge_and_not_promoted(tmp_path: Path) -> None:
@@ -341,6 +398,36 @@ async def test_an_entry_purged_while_it_is_read_from_disk_does_not_enter_memory(
             assert await b.get(number) is None
 
 
+async def test_an_entry_read_between_the_record_of_a_purge_and_its_deletion_leaves_memory_too(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.put(1)
+        await b.get(1)
+        before = b.store.epoch()
+        with closing(sqlite3.connect(tmp_path / "cache.db", isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            purger = asyncio.create_task(asyncio.to_thread(CacheDirectory(tmp_path).purge, Purge("all", NOW)))
+            async with asyncio.timeout(4):
+                while b.store.epoch() == before:
+                    await asyncio.sleep(0)
+            assert b.store.entries("memory") == 0
+            assert await b.get(1) == body_of(1), "its row is still there"
+            holder.execute("ROLLBACK")
+        assert await purger == 1
+        await b.store.poll()
+        assert await b.get(1) is None
+
+
+async def test_a_flight_begun_while_a_purge_was_carried_out_is_stored(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        purge = Purge("all", NOW)
+        PurgeLog(tmp_path).append(purge)
+        epoch = b.store.epoch()
+        PurgeLog(tmp_path).append(replace(purge, enacted=True))
+        spool = b.store.spools.open()
+        await spool.write(body_of(1))
+        assert (await b.store.commit(spool, metadata(1), begun_epoch=epoch))[1]
+
+
 async def test_a_purge_and_a_commit_at_the_same_time_leave_nothing_that_was_begun_before(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         for number in range(20):
@@ -421,6 +508,46 @@ async def test_a_reply_that_neither_tier_takes_is_still_delivered(tmp_path: Path
         unblock(b.directory)
 
 
+async def test_memory_that_the_system_does_not_give_costs_no_answer(tmp_path: Path) -> None:
+    size = 64_000_000
+    async with bench(tmp_path / "cache", memory_bytes=10 * size) as b:
+        await b.store.commit(await received(b, size), metadata(1), begun_epoch=b.store.epoch())
+        await b.store.lookup(key(1), promote=False)
+        spool = await received(b, size)
+        block(b.directory)
+        with little_memory(size // 2):
+            refused, stored = await b.store.commit(spool, metadata(2), begun_epoch=b.store.epoch())
+        assert (refused.tier, stored) == ("none", False)
+        unblock(b.directory)
+        await b.store.tend()
+        with little_memory(size // 2):
+            found = await b.store.lookup(key(1))
+        assert found is not None and found.tier == "disk"
+        assert (b.store.entries("memory"), b.store.bytes_in_memory()) == (0, 0)
+
+
+async def received(b: Bench, size: int) -> Spool:
+    """A reply that came in small parts: nobody holds the whole of it in memory that would soon be free again."""
+    spool = b.store.spools.open()
+    for _ in range(size // 500_000):
+        await spool.write(bytes(500_000))
+    await spool.finish()
+    return spool
+
+
+@contextmanager
+def little_memory(more_bytes: int) -> Iterator[None]:
+    """The process gets no more than that, on top of what it has."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 async def test_a_store_that_cannot_open_its_directory_serves_and_recovers(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("in the way")
     async with bench(tmp_path / "cache") as b:
@@ -484,3 +611,10 @@ async def test_gauges_tell_what_is_there(tmp_path: Path) -> None:
 async def test_closing_twice_is_harmless(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         await b.store.close()
+
+
+async def test_a_closed_store_has_nothing(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.put(1)
+        await b.store.close()
+        assert await b.get(1) is None

@@ -3,15 +3,18 @@
 import os
 import pickle
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import diskcache
 import pytest
 
 from proxy.errors import StoreError
+from proxy.stores.directory import CacheDirectory
 from proxy.stores.disk import DiskTier
 from proxy.stores.eviction import Limits
 from proxy.stores.files import PrivateFile
@@ -53,6 +56,10 @@ POISON = {
     "no tag": ("UPDATE Cache SET tag = NULL", None),
     "times that are no numbers": ("UPDATE Cache SET store_time = 'now', expire_time = 'later'", None),
     "a size that is no number": ("UPDATE Cache SET size = 'large'", None),
+    "a tag that is no text": ("UPDATE Cache SET tag = CAST(x'7bff7d' AS TEXT)", None),
+    "a path that is no text": ("UPDATE Cache SET filename = CAST(x'ff' AS TEXT)", None),
+    "a key that is no text": ("UPDATE Cache SET key = CAST(x'ff' AS TEXT)", None),
+    "a key that is no digest": ("UPDATE Cache SET key = 'x'", None),
 }
 
 
@@ -77,6 +84,30 @@ async def test_a_row_that_is_not_ours_is_a_miss_and_is_deleted(tmp_path: Path, p
         assert (await b.put(2))[1] and await b.get(2) == body_of(2)
         assert b.is_well()
     assert not bomb.exists()
+    assert (tmp_path / "secret.txt").exists()
+
+
+@pytest.mark.parametrize("poison", [name for name in POISON if "text" in name])
+async def test_a_row_that_cannot_be_read_costs_no_other_entry(tmp_path: Path, poison: str) -> None:
+    async with bench(tmp_path, memory_bytes=0) as b:
+        for number in (1, 2):
+            await b.put(number)
+        b.sql(f"{POISON[poison][0]} WHERE key = ?", key(1))
+        assert await b.get(1) is None
+        await b.store.tend(sweep=True)
+        assert b.is_well()
+        assert await b.get(2) == body_of(2)
+        assert b.sql("SELECT COUNT(*) FROM Cache") == [(1,)]
+
+
+@pytest.mark.parametrize("path", ["../secret.txt", "tmp/../../secret.txt"])
+async def test_replacing_a_row_that_is_not_ours_unlinks_nothing_that_is_not_ours(tmp_path: Path, path: str) -> None:
+    (tmp_path / "secret.txt").write_text("not for callers")
+    async with bench(tmp_path / "cache") as b:
+        await b.put(1)
+        b.sql("UPDATE Cache SET filename = ?", path)
+        assert (await b.put(1))[1]
+        assert await b.get(1) == body_of(1)
     assert (tmp_path / "secret.txt").exists()
 
 
@@ -249,6 +280,19 @@ async def test_a_damaged_file_is_a_miss_counted_and_deleted(tmp_path: Path, harm
         assert b.is_well()
 
 
+@pytest.mark.parametrize("harm", HARM)
+async def test_a_damaged_file_is_found_by_verifying_and_keeps_it_from_no_other(tmp_path: Path, harm: str) -> None:
+    async with bench(tmp_path) as b:
+        for number in (1, 2):
+            await b.put(number)
+        ((path,),) = b.sql("SELECT filename FROM Cache WHERE key = ?", key(1))
+        HARM[harm](tmp_path / path)
+        found = CacheDirectory(tmp_path).verify(delete=True)
+        assert (found.sound, found.damaged + found.missing) == (1, (key(1),))
+        assert CacheDirectory(tmp_path).verify().passed
+        assert (await b.get(1), await b.get(2)) == (None, body_of(2))
+
+
 async def test_the_file_of_another_entry_is_never_served(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         for number in (1, 2):
@@ -402,10 +446,10 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (NOW - seconds, NOW - seconds))
 
 
-async def orphaned(b: Bench, number: int) -> Path:
+async def orphaned(b: Bench, number: int, **changes: Any) -> Path:
     """An entry's file whose row was never inserted."""
     before = set(b.files())
-    await b.put(number)
+    await b.put(number, **changes)
     (file,) = set(b.files()) - before
     b.sql("DELETE FROM Cache WHERE key = ?", key(number))
     return file
@@ -422,6 +466,38 @@ async def test_an_orphan_is_left_alone_while_young_and_adopted_when_old(tmp_path
         age(file, 4000)
         await b.store.tend(sweep=True)
         assert await b.get(2) == body_of(2)
+
+
+@contextmanager
+def unprivileged(directory: Path) -> Iterator[None]:
+    """Root may read anything; nobody may read what they may."""
+    if os.geteuid() != 0:
+        yield
+        return
+    nobody = 65_534
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, nobody, nobody)
+    os.seteuid(nobody)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+async def test_a_file_that_cannot_be_read_keeps_no_other_from_being_adopted() -> None:
+    with TemporaryDirectory() as place:
+        async with bench(Path(place), memory_bytes=0) as b:
+            files = [await orphaned(b, number) for number in range(5)]
+            for file in files:
+                age(file, 4000)
+            files[0].chmod(0)
+            files[1].parent.chmod(0)
+            with unprivileged(b.directory):
+                await b.store.tend(sweep=True)
+                assert b.is_well()
+                assert [await b.get(number) for number in range(5)] == [None, None, *map(body_of, (2, 3, 4))]
+            files[1].parent.chmod(0o700)
+            assert all(file.exists() for file in files)
 
 
 async def test_an_old_orphan_that_is_damaged_expired_purged_or_outdated_is_removed(tmp_path: Path) -> None:
@@ -443,6 +519,20 @@ async def test_an_old_orphan_that_is_damaged_expired_purged_or_outdated_is_remov
         assert not any(file.exists() for file in (damaged, expired, purged, outdated))
         assert (await b.get(1), await b.get(5)) == (body_of(1), body_of(55))
         assert len(b.files()) == b.store.entries() == 2
+
+
+async def test_an_orphan_whose_purchase_began_before_a_purge_does_not_come_back(tmp_path: Path) -> None:
+    async with bench(tmp_path, memory_bytes=0) as b:
+        PurgeLog(tmp_path).append(Purge("all", NOW + 100))
+        b.clock.advance(110)
+        forgotten = await orphaned(b, 1, begun_at=NOW + 90)
+        later = await orphaned(b, 2, begun_at=NOW + 105)
+        of_an_earlier_release = await orphaned(b, 3)
+        for file in (forgotten, later, of_an_earlier_release):
+            age(file, 4000)
+        await b.store.tend(sweep=True)
+        assert not forgotten.exists()
+        assert [await b.get(number) for number in (1, 2, 3)] == [None, body_of(2), body_of(3)]
 
 
 async def test_a_file_from_the_future_begins_to_age_now(tmp_path: Path) -> None:

@@ -108,6 +108,13 @@ def test_room_that_is_not_used_is_given_back() -> None:
     assert memory.resident_bytes == 0
 
 
+def test_memory_that_the_system_does_not_give_is_no_room() -> None:
+    memory = tier(2**60)
+    insert(memory, 1, 10)
+    assert memory.reserve(2**50) is None
+    assert (memory.resident_bytes, len(memory)) == (10, 1)
+
+
 def test_purging_forgets_what_matches() -> None:
     memory = tier(1000)
     for number in range(6):

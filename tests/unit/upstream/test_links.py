@@ -2,14 +2,19 @@
 
 import base64
 import ssl
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import trustme
 
-from proxy.upstream.links import NotFetchable, _is_public, fetch_base64
+from proxy.spool import Spools
+from proxy.upstream.links import WINDOW_BYTES, Fetcher, NotFetchable, Room, _is_public
 from proxy.upstream.wire import Wire
 from tests.support import faulty
+from tests.support.door import content
 from tests.support.faulty import Act, FaultyUpstream
 from tests.support.images import picture
 
@@ -21,6 +26,25 @@ ELSEWHERE = "https://api.example/v1"
 @pytest.fixture(scope="module")
 def wire() -> Wire:
     return Wire(tcp_keepalive_seconds=30)
+
+
+@pytest.fixture
+def spools(tmp_path: Path) -> Iterator[Spools]:
+    with ThreadPoolExecutor(1) as executor:
+        yield Spools(tmp_path, executor, "instance")
+    assert list(tmp_path.glob("tmp/*")) == [], "nothing is left behind"
+
+
+@pytest.fixture
+def fetcher(wire: Wire, spools: Spools) -> Fetcher:
+    return Fetcher(wire, spools)
+
+
+async def fetched(fetcher: Fetcher, url: str, *, upstream_base_url: str, room_bytes: int = 100_000_000) -> bytes:
+    spool = await fetcher.fetch(url, Room(room_bytes), upstream_base_url=upstream_base_url)
+    text = content(spool)
+    spool.discard()
+    return text
 
 
 def image(content: bytes = picture("fetched")) -> Act:
@@ -75,11 +99,11 @@ HOSTS = [
 
 
 @pytest.mark.parametrize("host", HOSTS)
-async def test_no_address_inside_is_called(wire: Wire, host: str) -> None:
+async def test_no_address_inside_is_called(fetcher: Fetcher, host: str) -> None:
     async with FaultyUpstream() as upstream:
         for url in (f"https://{host}:{upstream.port}/a.png", f"https://{host}/a.png"):
             with pytest.raises(NotFetchable, match=r"not public|unknown"):
-                await fetch_base64(wire, url, upstream_base_url=ELSEWHERE)
+                await fetched(fetcher, url, upstream_base_url=ELSEWHERE)
         assert upstream.connections == 0
 
 
@@ -122,10 +146,10 @@ def test_public_addresses_are_told_from_those_inside(address: str) -> None:
         "https://" + "a" * 300 + ".example/a.png",
     ],
 )
-async def test_no_other_kind_of_address_is_called(wire: Wire, url: str) -> None:
+async def test_no_other_kind_of_address_is_called(fetcher: Fetcher, url: str) -> None:
     async with FaultyUpstream() as upstream:
         with pytest.raises(NotFetchable):
-            await fetch_base64(wire, url.format(own=f"127.0.0.1:{upstream.port}"), upstream_base_url=ELSEWHERE)
+            await fetched(fetcher, url.format(own=f"127.0.0.1:{upstream.port}"), upstream_base_url=ELSEWHERE)
         assert upstream.connections == 0
 
 
@@ -147,24 +171,22 @@ async def test_no_other_kind_of_address_is_called(wire: Wire, url: str) -> None:
         "http://127.1:{port}/a.png",
     ],
 )
-async def test_what_only_looks_like_the_upstreams_own_host_is_not_called(wire: Wire, url: str) -> None:
+async def test_what_only_looks_like_the_upstreams_own_host_is_not_called(fetcher: Fetcher, url: str) -> None:
     async with FaultyUpstream() as upstream:
         address = url.format(own=f"127.0.0.1:{upstream.port}", port=upstream.port)
         with pytest.raises(NotFetchable):
-            await fetch_base64(wire, address, upstream_base_url=upstream.base_url)
+            await fetched(fetcher, address, upstream_base_url=upstream.base_url)
         assert upstream.calls == 0
 
 
 # --- what is called --------------------------------------------------------------------------------------------------
 
 
-async def test_the_upstreams_own_host_is_called_without_a_credential(wire: Wire) -> None:
+async def test_the_upstreams_own_host_is_called_without_a_credential(fetcher: Fetcher) -> None:
     async with FaultyUpstream() as upstream:
         upstream.play(image())
         url = f"http://127.0.0.1:{upstream.port}/files/a.png?signature=x%2Fy#fragment"
-        assert await fetch_base64(wire, url, upstream_base_url=upstream.base_url) == base64.b64encode(
-            picture("fetched")
-        )
+        assert await fetched(fetcher, url, upstream_base_url=upstream.base_url) == base64.b64encode(picture("fetched"))
         (heard,) = upstream.heard
     assert (heard.method, heard.target, heard.body) == ("GET", "/files/a.png?signature=x%2Fy", b"")
     assert heard.headers == {
@@ -174,7 +196,9 @@ async def test_the_upstreams_own_host_is_called_without_a_credential(wire: Wire)
     }
 
 
-async def test_the_address_that_was_checked_is_called_by_the_name_that_was_given(tmp_path: Path) -> None:
+async def test_the_address_that_was_checked_is_called_by_the_name_that_was_given(
+    tmp_path: Path, spools: Spools
+) -> None:
     authority = trustme.CA()
     context, names = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), list[str | None]()
     authority.issue_cert("localhost").configure_cert(context)
@@ -182,15 +206,16 @@ async def test_the_address_that_was_checked_is_called_by_the_name_that_was_given
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     wire = Wire(tcp_keepalive_seconds=30)
     wire.trust(str(tmp_path / "authority.pem"))
+    fetcher = Fetcher(wire, spools)
     async with FaultyUpstream(tls=context) as upstream:
         upstream.play(image())
         own = f"https://localhost:{upstream.port}"
-        assert await fetch_base64(wire, own + "/a.png", upstream_base_url=own + "/v1")
+        assert await fetched(fetcher, own + "/a.png", upstream_base_url=own + "/v1")
         assert upstream.heard[0].headers["host"] == f"localhost:{upstream.port}"
         assert names == ["localhost"]
         with pytest.raises(NotFetchable):  # the same server by its address: a name it cannot prove
             own = f"https://127.0.0.1:{upstream.port}"
-            await fetch_base64(wire, own + "/a.png", upstream_base_url=own + "/v1")
+            await fetched(fetcher, own + "/a.png", upstream_base_url=own + "/v1")
         assert upstream.calls == 1
 
 
@@ -210,17 +235,64 @@ async def test_the_address_that_was_checked_is_called_by_the_name_that_was_given
         faulty.replied(picture("a"), headers={"content-encoding": "br"}),
     ],
 )
-async def test_an_address_that_gives_no_whole_picture_gives_none(wire: Wire, act: Act) -> None:
+async def test_an_address_that_gives_no_whole_picture_gives_none(fetcher: Fetcher, act: Act) -> None:
     async with FaultyUpstream() as upstream:
         upstream.play(act)
         with pytest.raises(NotFetchable):
-            await fetch_base64(wire, upstream.base_url + "/a.png", upstream_base_url=upstream.base_url)
+            await fetched(fetcher, upstream.base_url + "/a.png", upstream_base_url=upstream.base_url)
         assert upstream.connections == 1
 
 
-async def test_an_address_too_long_to_be_called_is_not(wire: Wire) -> None:
+async def test_an_address_too_long_to_be_called_is_not(fetcher: Fetcher) -> None:
     async with FaultyUpstream() as upstream:
         with pytest.raises(NotFetchable):
             url = upstream.base_url + "/" + "x" * 70_000
-            await fetch_base64(wire, url, upstream_base_url=upstream.base_url)
+            await fetched(fetcher, url, upstream_base_url=upstream.base_url)
         assert upstream.connections == 0
+
+
+# --- what it costs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [100, WINDOW_BYTES - 1, WINDOW_BYTES, WINDOW_BYTES + 1, 3 * WINDOW_BYTES + 2])
+async def test_the_text_of_the_windows_is_the_text_of_the_whole(fetcher: Fetcher, size: int) -> None:
+    whole = picture("a", size=size)
+    async with FaultyUpstream() as upstream:
+        upstream.play(faulty.chunked(whole, size=10_007))
+        text = await fetched(fetcher, upstream.base_url + "/a.png", upstream_base_url=upstream.base_url)
+    assert text == base64.b64encode(whole)
+
+
+async def test_a_large_picture_takes_little_memory(fetcher: Fetcher) -> None:
+    large = picture("a", size=20_000_000)
+    async with FaultyUpstream() as upstream:
+        upstream.play(faulty.chunked(large, size=65_536))
+        tracemalloc.start()
+        try:
+            url = upstream.base_url + "/a.png"
+            spool = await fetcher.fetch(url, Room(30_000_000), upstream_base_url=upstream.base_url)
+            assert tracemalloc.get_traced_memory()[1] < 3_000_000
+        finally:
+            tracemalloc.stop()
+    assert content(spool) == base64.b64encode(large)
+    spool.discard()
+
+
+async def test_pictures_take_no_more_room_than_there_is(fetcher: Fetcher) -> None:
+    async with FaultyUpstream() as upstream:
+        upstream.always(image(picture("a", size=300)))
+        url, room = upstream.base_url + "/a.png", Room(500)
+        (await fetcher.fetch(url, room, upstream_base_url=upstream.base_url)).discard()
+        assert room.left_bytes == 100
+        with pytest.raises(NotFetchable, match="too large"):
+            await fetcher.fetch(url, room, upstream_base_url=upstream.base_url)
+
+
+async def test_a_disk_without_room_leaves_the_address_as_it_is(wire: Wire, tmp_path: Path) -> None:
+    (tmp_path / "tmp").write_text("in the way")
+    with ThreadPoolExecutor(1) as executor:
+        fetcher = Fetcher(wire, Spools(tmp_path, executor, "instance"))
+        async with FaultyUpstream() as upstream:
+            upstream.always(image(picture("a", size=3 * WINDOW_BYTES)))
+            with pytest.raises(NotFetchable, match="room"):
+                await fetcher.fetch(upstream.base_url + "/a.png", Room(10_000_000), upstream_base_url=upstream.base_url)

@@ -19,7 +19,7 @@ from proxy.errors import (
 from proxy.upstream.receive import REPLY_BYTES_PER_IMAGE, relayed, request_id_of
 from tests.support import faulty
 from tests.support.door import OUR_KEY, content, opened, section
-from tests.support.faulty import Act, FaultyUpstream
+from tests.support.faulty import Act, FaultyUpstream, Line
 from tests.support.images import picture, reply
 
 pytestmark = pytest.mark.anyio
@@ -101,6 +101,43 @@ async def test_an_address_that_gives_no_picture_passes_through(tmp_path: Path, b
         generation.spool.discard()
 
 
+def addressed(upstream: FaultyUpstream) -> Act:
+    return faulty.replied(json.dumps({"data": [{"url": f"{upstream.base_url}/a.png"}]}).encode())
+
+
+async def test_a_slow_host_of_pictures_stops_no_other_reply(tmp_path: Path) -> None:
+    async with FaultyUpstream() as slow, FaultyUpstream() as quick:
+        async with opened(tmp_path, section("slow", slow.base_url), section("quick", quick.base_url)) as door:
+            waiting = []
+            for calls in (2, 4, 6):
+                slow.play(addressed(slow), faulty.silent())
+                waiting.append(asyncio.create_task(door.buy("slow")))
+                await slow.heard_calls(calls)
+            quick.play(addressed(quick), faulty.replied(picture("fetched")))
+            async with asyncio.timeout(5):
+                generation = await door.buy("quick")
+            assert len(generation.inspection.images) == 1
+            generation.spool.discard()
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+            assert door.spooled_files() == []
+
+
+async def test_a_large_picture_behind_an_address_takes_little_memory(tmp_path: Path) -> None:
+    large = picture("a", size=8_000_000)
+    async with FaultyUpstream() as upstream, opened(tmp_path, section("a", upstream.base_url)) as door:
+        upstream.play(addressed(upstream), faulty.chunked(large, size=65_536))
+        tracemalloc.start()
+        try:
+            generation = await door.buy()
+            assert tracemalloc.get_traced_memory()[1] < 6_000_000
+        finally:
+            tracemalloc.stop()
+        assert [image.size for image in generation.inspection.images] == [8_000_000]
+        generation.spool.discard()
+
+
 # --- bad replies -----------------------------------------------------------------------------------------------------
 
 
@@ -123,6 +160,8 @@ BAD: list[tuple[Act, type[ImagegateError]]] = [
     (faulty.replied(BODY, headers={"content-type": "text/json-not"}), UpstreamInvalidResponse),
     (faulty.replied(b"", status=204, headers={}), UpstreamInvalidResponse),
     (faulty.replied(BODY, status=201), UpstreamInvalidResponse),
+    (faulty.replied(BODY, status=600), UpstreamInvalidResponse),
+    (faulty.replied(b'{"error":{}}', status=999), UpstreamInvalidResponse),
     (faulty.replied(b"", status=302, headers={"location": "/v1/elsewhere"}), UpstreamInvalidResponse),
     (faulty.replied(b"", announce=REPLY_BYTES_PER_IMAGE + 1), UpstreamInvalidResponse),
     (faulty.bomb(80), UpstreamInvalidResponse),
@@ -222,6 +261,26 @@ async def test_a_refusal_that_is_no_json_is_passed_on_too(tmp_path: Path) -> Non
     found = await refusal_of(tmp_path, faulty.html(500))
     assert (found.status, found.media_type) == (500, "text/html")
     assert found.content.startswith(b"<html>")
+
+
+async def test_a_refusal_that_never_ends_is_a_refusal_all_the_same(tmp_path: Path) -> None:
+    """Its status is known: nothing was billed, and the next may be asked."""
+
+    async def play(line: Line) -> None:
+        await line.head(429, {**faulty.JSON, "content-length": "100"})
+        await line.until_closed()
+
+    async with FaultyUpstream() as upstream, FaultyUpstream() as other:
+        one = section("a", upstream.base_url, total_timeout_seconds=0.1)
+        async with opened(tmp_path, one, section("b", other.base_url)) as door:
+            upstream.always(Act(play))
+            with pytest.raises(UpstreamRefusal) as caught:
+                await door.buy("a")
+            assert (caught.value.status, json.loads(caught.value.content)["error"]["code"]) == (429, None)
+            generation = await door.buy("a", "b")
+            assert generation.candidate.upstream == "b"
+            generation.spool.discard()
+            assert door.record.attempts == [("a", 429, ""), ("a", 429, ""), ("b", 200, "")]
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])

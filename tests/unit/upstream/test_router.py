@@ -1,6 +1,8 @@
 """The router: who is asked, what may be asked again, and when to stop waiting; over real sockets, calls counted."""
 
 import asyncio
+import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ import pytest
 
 from proxy.errors import (
     ImagegateError,
+    InternalError,
+    InvalidRequest,
     QueueFull,
     UpstreamError,
     UpstreamInvalidResponse,
@@ -19,10 +23,12 @@ from proxy.errors import (
 from proxy.model import Credential
 from proxy.upstream import Caller
 from proxy.upstream.breaker import FAILURES_TO_REST, REST_SECONDS
+from proxy.upstream.slots import QUEUE_SECONDS
 from tests.support import faulty
 from tests.support.clock import ManualClock
 from tests.support.door import OUR_KEY, Door, opened, section
 from tests.support.faulty import Act, FaultyUpstream
+from tests.support.images import picture, reply
 
 pytestmark = pytest.mark.anyio
 
@@ -261,23 +267,137 @@ async def test_the_total_deadline_beats_a_drip_that_never_pauses(tmp_path: Path)
         assert door.record.attempts == [("a", None, "timeout")]
 
 
-async def test_waiting_for_a_place_counts_towards_the_deadline(tmp_path: Path) -> None:
+async def test_a_reply_that_was_received_whole_is_kept_however_long_its_check_takes(tmp_path: Path) -> None:
+    """Its picture stands behind an address, and comes long after the deadline."""
+    async with (
+        FaultyUpstream() as upstream,
+        opened(tmp_path, section("a", upstream.base_url, total_timeout_seconds=0.4)) as door,
+    ):
+        document = {"data": [{"url": f"{upstream.base_url}/a.png"}]}
+        upstream.play(
+            faulty.replied(json.dumps(document).encode()), faulty.dripped(picture("a"), size=50, every_seconds=0.1)
+        )
+        generation = await door.buy()
+        assert len(generation.inspection.images) == 1
+        assert generation.seconds < 0.4, "until the last byte of the reply"
+        assert door.record.attempts == [("a", 200, "")]
+        generation.spool.discard()
+
+
+async def test_waiting_for_a_place_takes_nothing_from_the_deadline(tmp_path: Path) -> None:
     clock, gate = ManualClock(), asyncio.Event()
     async with FaultyUpstream() as upstream:
-        upstream.play(faulty.held(gate, faulty.refused(400)), faulty.silent())
-        only = section("a", upstream.base_url, total_timeout_seconds=100, max_connections=1)
+        upstream.play(faulty.held(gate, faulty.refused(400)))
+        only = section("a", upstream.base_url, total_timeout_seconds=20, max_connections=1)
         async with opened(tmp_path, only, clock=clock) as door:
             first = asyncio.create_task(failed(door))
             await upstream.heard_calls(1)
-            second = asyncio.create_task(failed(door))
+            second = asyncio.create_task(bought_from(door))
             while not door.upstreams.queued():
                 await asyncio.sleep(0)
-            clock.advance(99.95)
+            clock.advance(29)
             gate.set()
             await first
-            async with asyncio.timeout(10):
-                assert isinstance(await second, UpstreamTimeout)
+            assert await second == "a"
             assert (upstream.calls, door.record.waits) == (2, 1)
+
+
+async def test_a_wait_that_outlasts_the_deadline_is_not_waited_for(tmp_path: Path) -> None:
+    """A 429 was not billed: told as a timeout it would be neither tried elsewhere nor tried again."""
+    async with FaultyUpstream() as first, FaultyUpstream() as second:
+        sections = (section("a", first.base_url, total_timeout_seconds=0.5), section("b", second.base_url))
+        async with opened(tmp_path, *sections) as door:
+            first.always(faulty.refused(429, retry_after="1"))
+            for _ in range(FAILURES_TO_REST):
+                assert isinstance(await failed(door, "a"), UpstreamRefusal)
+            assert door.upstreams.is_available("a")
+            assert await bought_from(door) == "b"
+            assert first.calls == FAILURES_TO_REST + 1
+
+
+async def test_a_deadline_that_passes_before_a_byte_was_sent_is_asked_of_the_next(tmp_path: Path) -> None:
+    async with FaultyUpstream() as first, FaultyUpstream() as second:
+        first.always(faulty.silent())  # to a TLS handshake
+        url = first.base_url.replace("http:", "https:")
+        sections = (section("a", url, total_timeout_seconds=0.1), section("b", second.base_url))
+        async with opened(tmp_path, *sections) as door:
+            assert await bought_from(door) == "b"
+            assert door.record.attempts == [("a", None, "connect"), ("b", 200, "")]
+            failure = await failed(door, "a")
+            assert isinstance(failure, UpstreamUnreachable)
+            assert not failure.billed
+
+
+async def test_one_caller_waits_for_all_upstreams_no_longer_than_for_the_first_and_its_queue(tmp_path: Path) -> None:
+    clock, gate = ManualClock(), asyncio.Event()
+    async with FaultyUpstream() as first, FaultyUpstream() as second:
+        first.play(faulty.held(gate, faulty.refused(429)))
+        second.always(faulty.silent())
+        sections = (section("a", first.base_url, total_timeout_seconds=100), section("b", second.base_url))
+        async with opened(tmp_path, *sections, clock=clock) as door:
+            call = asyncio.create_task(failed(door))
+            await first.heard_calls(1)
+            clock.advance(100 + QUEUE_SECONDS)
+            gate.set()
+            assert isinstance(await call, UpstreamRefusal)
+            assert second.calls == 0
+
+
+# --- what is no fault of the upstream --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", ["a ", "a\nb", "☃"])
+async def test_a_header_that_cannot_be_sent_is_the_callers_fault_and_no_call(tmp_path: Path, beta: str) -> None:
+    async with (
+        FaultyUpstream() as upstream,
+        opened(tmp_path, section("a", upstream.base_url), section("b", upstream.base_url)) as door,
+    ):
+        for _ in range(FAILURES_TO_REST):
+            with pytest.raises(InvalidRequest) as caught:
+                await door.buy(caller=Caller(openai_beta=beta))
+            assert (caught.value.code, caught.value.billed) == ("invalid_header", False)
+        assert door.upstreams.is_available("a")
+        assert (upstream.calls, door.record.attempts, door.record.retries) == (0, [], [])
+        assert door.spooled_files() == []
+
+
+async def test_a_reply_that_the_disk_lost_is_counted_and_no_failure_of_the_upstream(tmp_path: Path) -> None:
+    async with FaultyUpstream() as upstream, opened(tmp_path, section("a", upstream.base_url)) as door:
+        body = reply(picture("a", size=800_000))
+        for number in range(1, FAILURES_TO_REST + 1):
+            gate = asyncio.Event()
+            upstream.play(faulty.split(body[:700_000], gate, body[700_000:]))
+            call = asyncio.create_task(failed(door))
+            while not door.spooled_files():
+                await asyncio.sleep(0)
+            (file,) = door.spooled_files()
+            replace_by_null(file)
+            gate.set()
+            assert isinstance(await call, InternalError)
+            assert door.record.attempts == [("a", 200, "")] * number
+            assert door.spooled_files() == []
+        assert door.upstreams.is_available("a")
+
+
+def replace_by_null(file: Path) -> None:
+    """From now on what is written to this open file is lost, and it cannot be mapped."""
+    open_files = ((int(name), f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd"))
+    fd = next(fd for fd, link in open_files if os.path.lexists(link) and os.readlink(link) == str(file))
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, fd)
+    os.close(null)
+
+
+async def test_a_call_that_is_given_up_is_counted_as_that(tmp_path: Path) -> None:
+    async with FaultyUpstream() as upstream, opened(tmp_path, section("a", upstream.base_url)) as door:
+        upstream.always(faulty.silent())
+        for number in range(1, FAILURES_TO_REST + 1):
+            call = asyncio.create_task(door.buy())
+            await upstream.heard_calls(number)
+            call.cancel()
+            await asyncio.wait([call])
+        assert door.record.attempts == [("a", None, "cancelled")] * FAILURES_TO_REST
+        assert door.upstreams.is_available("a")
 
 
 # --- the queue -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 import trustme
 
-from proxy.errors import ImagegateError, UpstreamConnectionLost, UpstreamInvalidResponse, UpstreamUnreachable
+from proxy.errors import (
+    ImagegateError,
+    InvalidRequest,
+    UpstreamConnectionLost,
+    UpstreamInvalidResponse,
+    UpstreamUnreachable,
+)
 from proxy.upstream.wire import Post, Wire
 from tests.support import faulty
 from tests.support.faulty import Act, FaultyUpstream
@@ -63,6 +69,15 @@ async def test_any_byte_that_a_header_may_hold_is_sent_as_it_is(wire: Wire) -> N
     async with FaultyUpstream() as upstream:
         await fetched(wire, upstream.base_url, authorization="Bearer schlüssel-ÿ")
         assert upstream.heard[0].headers["authorization"] == "Bearer schlüssel-ÿ"
+
+
+@pytest.mark.parametrize("value", ["a ", " a", "a\r\nb: c", "a\x00b", "☃"])
+async def test_a_header_that_cannot_be_sent_is_the_callers_fault(wire: Wire, value: str) -> None:
+    async with FaultyUpstream() as upstream:
+        with pytest.raises(InvalidRequest) as caught:
+            await fetched(wire, upstream.base_url, openai_beta=value)
+        assert (caught.value.status, caught.value.code, caught.value.billed) == (400, "invalid_header", False)
+        assert upstream.calls == 0
 
 
 async def test_a_cookie_is_never_sent_back_and_every_call_has_a_connection_of_its_own(wire: Wire) -> None:

@@ -1,0 +1,244 @@
+"""One connection: limits and deadlines for whoever sends or reads slowly, or sends what was not asked for.
+
+The law: a connection always has a deadline, unless we owe it an answer. What it is waited for is one thing at a time
+(`_settle`): its peer may be silent between requests, send a head, or be sent off; each has its seconds, counted from the
+moment it began. While an answer is owed, the application keeps the time: it has its own for the body, and the upstream's.
+
+uvicorn's httptools protocol has no limit for heads or trailers, no deadline but for silence, and writes its refusals
+wherever it stands. This module adds what is missing, at the connection.
+"""
+
+import asyncio
+import fcntl
+import sys
+import termios
+from collections import deque
+from enum import Enum, auto
+from types import SimpleNamespace
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from proxy.health import Health
+from proxy.settings import ServerSection
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a head; and of anything else that is no content: trailers, and what may stand beside the size of a chunk."""
+MAX_DROPPED_BYTES = 2 * 2**20
+"""Of what is still read, for the sake of our answer, from a peer that has been sent off."""
+
+
+class Reading(Enum):
+    """Where in what the peer sends we are."""
+
+    BETWEEN = auto()
+    HEAD = auto()
+    BODY = auto()
+    """And trailers, and the framing of chunks."""
+    OVER = auto()
+    """This connection will not be used again: what still comes is dropped."""
+
+
+class Connection(HttpToolsProtocol):
+    """Reads requests, one after the other, and answers them in their order."""
+
+    def __init__(self, *args: Any, limits: ServerSection, health: Health, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._limits = limits
+        self._health = health
+        self._reading = Reading.BETWEEN
+        self._loose_bytes = 0
+        """Received since a head began, content came, or the peer was sent off."""
+        self._unanswered: deque[RequestResponseCycle] = deque()
+        """Requests whose heads were read and whose answers are not out, the oldest first."""
+        self._may_stay = True
+        """Whether the last of them lets the connection be used again."""
+        self._awaited: Reading | None = None
+        """What the deadline is for; None while an answer is owed."""
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._uptake = Uptake(transport, self.loop, self._limits.send_timeout_seconds)
+        # What an answer is written to: the transport, but for its end, which is ours to decide.
+        self._outlet = SimpleNamespace(write=transport.write, is_closing=transport.is_closing, close=self._leave)
+        self._settle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._uptake.forget()
+        self._set_deadline(None)
+        for request in self._unanswered:  # uvicorn tells the last one only
+            request.disconnected = True
+            request.message_event.set()
+        self._unanswered.clear()
+        super().connection_lost(exc)
+        self._outlet.close = self.transport.close  # else a circle of references keeps the last answer's file open
+
+    # --- What the peer sends --------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._loose_bytes += len(data)
+        if self._reading is Reading.OVER:
+            if self._loose_bytes > MAX_DROPPED_BYTES and not self._unanswered:
+                self.transport.close()
+            return
+        super().data_received(data)
+        if self._loose_bytes > MAX_HEAD_BYTES and self._reading in (Reading.HEAD, Reading.BODY):
+            self._refuse(431, "headers_too_large", "The headers of your request are too large.")
+        self._settle()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._read_on(Reading.HEAD)
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._read_on(Reading.BODY)
+        # What the application was given is complete: trailers go where nobody looks (RFC 9110 section 6.5.1).
+        self.headers = []
+        self._unanswered.append(self.cycle)
+        self.cycle.transport = self._outlet  # type: ignore[assignment]
+        # Whoever answers a request before it was read whole has the last word on this connection.
+        self._may_stay, self.cycle.keep_alive = self.cycle.keep_alive, False
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._loose_bytes = 0
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._read_on(Reading.BETWEEN)
+        if not self.cycle.response_started:
+            self.cycle.keep_alive = self._may_stay and not self._health.is_draining
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "invalid_http_request", "This is not an HTTP request that can be understood.")
+
+    def _read_on(self, reading: Reading) -> None:
+        self._reading, self._loose_bytes = reading, 0
+
+    # --- What is sent to the peer ---------------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._uptake.watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._uptake.progressed()
+
+    def on_response_complete(self) -> None:
+        self._unanswered.popleft()
+        self._uptake.watch()
+        if self._reading is not Reading.OVER or self._unanswered:
+            super().on_response_complete()
+            self._unset_keepalive_if_required()  # ours instead
+        self._settle()
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        """An answer to what is no request, in OpenAI's shape; then the end of the connection."""
+        broken_off = self._reading is Reading.BODY
+        self._read_on(Reading.OVER)
+        if self._unanswered:
+            asked = self._unanswered[-1]
+            asked.keep_alive = False
+            if len(self._unanswered) > 1 or not broken_off or asked.response_started:
+                return  # an answer has its place before ours: it is finished, and is the last
+            self._unanswered.clear()
+            asked.disconnected = True
+            asked.message_event.set()
+        body = f'{{"error":{{"message":"{message}","type":"invalid_request_error","param":null,"code":"{code}"}}}}'
+        head = (
+            f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            "x-should-retry: false\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write((head + body).encode("ascii"))
+        self._leave()
+
+    def _leave(self) -> None:
+        """Closes, once the peer has taken what was written. If it is still sending, we first read on for a while: to
+        close with bytes unread resets the connection, and our answer may be lost with it (RFC 9112 section 9.6)."""
+        was_read_whole = self._reading is Reading.BETWEEN
+        is_broken = bool(self._unanswered) and not self._unanswered[0].response_complete
+        self._read_on(Reading.OVER)
+        self._uptake.watch()
+        while self.pipeline:  # asked after what was to be the last
+            self.pipeline.pop()
+            self._unanswered.pop()
+        if was_read_whole or is_broken:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self._settle()
+
+    # --- Time -------------------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Sets the one deadline anew if something else is waited for."""
+        awaited = None if self._unanswered else self._reading
+        if awaited is self._awaited or self.transport.is_closing():
+            return
+        self._awaited = awaited
+        if awaited is None:
+            self._set_deadline(None)
+        elif awaited is Reading.BETWEEN and self.cycle is not None:
+            self._set_deadline(self.timeout_keep_alive)
+        else:
+            self._set_deadline(self._limits.receive_timeout_seconds)
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self._is_late)
+
+    def _is_late(self) -> None:
+        if self.transport.get_write_buffer_size():  # still taking the end of an answer, at a pace that `Uptake` judges
+            self._set_deadline(self._limits.send_timeout_seconds)
+        elif self._reading is Reading.HEAD:
+            self._refuse(408, "request_timeout", "The headers of your request did not arrive in time.")
+        else:
+            self.transport.close()
+
+
+class Uptake:
+    """Whether the peer takes what is written to it. It may be as slow as it likes; one that took nothing at all between
+    two looks is gone, and neither close() nor the kernel would ever give it up."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._seconds = seconds
+        self._look: asyncio.TimerHandle | None = None
+        self._untaken = 0
+
+    def watch(self) -> None:
+        """From now on, until everything is taken."""
+        if self._look is None and self._transport.get_write_buffer_size():
+            self._untaken = self._measure()
+            self._look = self._loop.call_later(self._seconds, self._judge)
+
+    def progressed(self) -> None:
+        self._untaken = sys.maxsize
+
+    def forget(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+
+    def _judge(self) -> None:
+        self._look = None
+        if self._transport.get_write_buffer_size() and self._measure() >= self._untaken:
+            self._transport.abort()
+        else:
+            self.watch()
+
+    def _measure(self) -> int:
+        """Bytes that the peer has not acknowledged. The kernel holds megabytes of them and takes no more from us until a
+        third of that is gone, so that our own buffer alone would make a slow reader look like none."""
+        ours: int = self._transport.get_write_buffer_size()
+        try:
+            kernels = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        except (OSError, ValueError):  # the descriptor has just been closed
+            return ours
+        return ours + int.from_bytes(kernels, sys.byteorder)
