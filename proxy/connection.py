@@ -1,8 +1,8 @@
 """One connection: limits and deadlines for whoever sends or reads slowly, or sends what was not asked for.
 
-The law: a connection always has a deadline, unless we owe it an answer. What it is waited for is one thing at a time
-(`_settle`): its peer may be silent between requests, send a head, or be sent off; each has its seconds, counted from the
-moment it began. While an answer is owed, the application keeps the time: it has its own for the body, and the upstream's.
+The law: a connection always has a deadline, unless we owe it an answer. We wait for one thing at a time (`_settle`): the
+peer is silent between requests, sends a head, or has been sent off; each has its seconds, counted from when it began.
+While an answer is owed, the application keeps the time: it has its own for the body, and the upstream's.
 
 uvicorn's httptools protocol has no limit for heads or trailers, no deadline but for silence, and writes its refusals
 wherever it stands. This module adds what is missing, at the connection.
@@ -116,6 +116,13 @@ class Connection(HttpToolsProtocol):
 
     def _read_on(self, reading: Reading) -> None:
         self._reading, self._loose_bytes = reading, 0
+
+    def shutdown(self) -> None:
+        """The server's word that the listener is closed."""
+        if self._unanswered:
+            super().shutdown()
+        else:
+            self.transport.close()
 
     # --- What is sent to the peer ---------------------------------------------------------------------------------------
 

@@ -208,7 +208,7 @@ def _judge(scope: Scope) -> None:
         if names.count(single) > 1:
             raise InvalidRequest(f"Your request has more than one {single.decode()} header.", code="invalid_header")
     for name, value in headers:
-        if name in FORWARDED and not (value.isascii() and value.decode("ascii").isprintable()):
+        if name in FORWARDED and not (value.isascii() and value.strip(b" \t").decode("ascii").isprintable()):
             raise InvalidRequest(f"Your {name.decode()} header must be printable ASCII.", code="invalid_header")
     if not scope.get("raw_path", b"/").startswith(b"/"):
         raise InvalidRequest("Your request's target must be a path.", code="invalid_target")

@@ -106,22 +106,25 @@ def addressed(upstream: FaultyUpstream) -> Act:
 
 
 async def test_a_slow_host_of_pictures_stops_no_other_reply(tmp_path: Path) -> None:
-    async with FaultyUpstream() as slow, FaultyUpstream() as quick:
-        async with opened(tmp_path, section("slow", slow.base_url), section("quick", quick.base_url)) as door:
-            waiting = []
-            for calls in (2, 4, 6):
-                slow.play(addressed(slow), faulty.silent())
-                waiting.append(asyncio.create_task(door.buy("slow")))
-                await slow.heard_calls(calls)
-            quick.play(addressed(quick), faulty.replied(picture("fetched")))
-            async with asyncio.timeout(5):
-                generation = await door.buy("quick")
-            assert len(generation.inspection.images) == 1
-            generation.spool.discard()
-            for task in waiting:
-                task.cancel()
-            await asyncio.wait(waiting)
-            assert door.spooled_files() == []
+    async with (
+        FaultyUpstream() as slow,
+        FaultyUpstream() as quick,
+        opened(tmp_path, section("slow", slow.base_url), section("quick", quick.base_url)) as door,
+    ):
+        waiting = []
+        for calls in (2, 4):
+            slow.play(addressed(slow), faulty.silent())
+            waiting.append(asyncio.create_task(door.buy("slow")))
+            await slow.heard_calls(calls)
+        quick.play(addressed(quick), faulty.replied(picture("fetched")))
+        async with asyncio.timeout(5):
+            generation = await door.buy("quick")
+        assert len(generation.inspection.images) == 1
+        generation.spool.discard()
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        assert door.spooled_files() == []
 
 
 async def test_a_large_picture_behind_an_address_takes_little_memory(tmp_path: Path) -> None:
