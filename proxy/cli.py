@@ -8,6 +8,7 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from proxy import __version__
@@ -112,10 +113,9 @@ def _add_sandbox(commands: Any) -> None:
 
 
 def _serve(options: Options) -> int:
-    settings = settings_of(options)
     from proxy.server import serve
 
-    return serve(settings, with_sandbox=options.with_sandbox)
+    return serve(partial(settings_of, options), with_sandbox=options.with_sandbox)
 
 
 def _sandbox(options: Options) -> int:

@@ -17,6 +17,7 @@ from enum import Enum, auto
 from types import SimpleNamespace
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from proxy.health import Health
@@ -24,6 +25,7 @@ from proxy.settings import ServerSection
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a head; and of anything else that is no content: trailers, and what may stand beside the size of a chunk."""
+_OFFERS = (b"upgrade", b"connection", b"http2-settings")
 MAX_DROPPED_BYTES = 2 * 2**20
 """Of what is still read, for the sake of our answer, from a peer that has been sent off."""
 
@@ -82,16 +84,38 @@ class Connection(HttpToolsProtocol):
             if self._loose_bytes > MAX_DROPPED_BYTES and not self._unanswered:
                 self.transport.close()
             return
-        super().data_received(data)
+        self._parse(data)
         if self._loose_bytes > MAX_HEAD_BYTES and self._reading in (Reading.HEAD, Reading.BODY):
             self._refuse(431, "headers_too_large", "The headers of your request are too large.")
         self._settle()
+
+    def _parse(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse_as_it_stands(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(400, "invalid_http_request", "This is not an HTTP request that can be understood.")
+
+    def _parse_as_it_stands(self, rest: bytes) -> None:
+        """A request that offers another protocol (Java's client offers h2c with every POST) is read as if it had not: a
+        server may ignore the offer (RFC 9110 section 7.8), but the parser takes what follows for the other protocol."""
+        if self.parser.get_method() == b"CONNECT":
+            self._refuse(400, "invalid_http_request", "This is not a proxy for other hosts.")
+            return
+        lines = [b"%s: %s\r\n" % header for header in self.headers if header[0] not in _OFFERS]
+        head = b"%s %s HTTP/1.1\r\n%s\r\n" % (self.parser.get_method(), self.url, b"".join(lines))
+        self.parser = httptools.HttpRequestParser(self)
+        self._parse(head + rest)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._read_on(Reading.HEAD)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_headers_complete()
         self._read_on(Reading.BODY)
         # What the application was given is complete: trailers go where nobody looks (RFC 9110 section 6.5.1).
@@ -106,13 +130,12 @@ class Connection(HttpToolsProtocol):
         self._loose_bytes = 0
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._read_on(Reading.BETWEEN)
         if not self.cycle.response_started:
             self.cycle.keep_alive = self._may_stay and not self._health.is_draining
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "invalid_http_request", "This is not an HTTP request that can be understood.")
 
     def _read_on(self, reading: Reading) -> None:
         self._reading, self._loose_bytes = reading, 0

@@ -9,6 +9,7 @@ Source: OpenAI API reference, "ImagesResponse".
 """
 
 import json
+import mmap
 import re
 import secrets
 from bisect import bisect_right
@@ -317,7 +318,7 @@ class _Scanner:
     def _load(self, position: int) -> None:
         if not self._base <= position < self._base + len(self._window):
             self._base = position
-            self._window = bytes(self._view[position : position + WINDOW_BYTES])
+            self._window = _read(self._view, position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,7 +433,7 @@ def _checked_base64(text: memoryview, index: int) -> tuple[str, int]:
     size = 0
     media_type: str | None = None
     for start in range(0, len(text), WINDOW_BYTES):
-        window = bytes(text[start : start + WINDOW_BYTES])
+        window = _read(text, start)
         last = start + WINDOW_BYTES >= len(text)
         if window.find(b"=", 0, len(window) - 2 if last else len(window)) >= 0:
             raise broken
@@ -446,6 +447,15 @@ def _checked_base64(text: memoryview, index: int) -> tuple[str, int]:
     if media_type is None:
         raise UpstreamInvalidResponse(f"The upstream's reply holds no known image format at data[{index}].")
     return media_type, size
+
+
+def _read(view: memoryview, start: int) -> bytes:
+    """The window that begins at `start`. The pages of a mapped body count as ours until they are dropped, and a reply of
+    ten large images has hundreds of megabytes of them: none is kept behind the window."""
+    window = bytes(view[start : start + WINDOW_BYTES])
+    if isinstance(view.obj, mmap.mmap):
+        view.obj.madvise(mmap.MADV_DONTNEED)
+    return window
 
 
 _DECODER = json.JSONDecoder(strict=False)

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,6 @@ from starlette.types import ASGIApp
 from proxy import __version__, log
 from proxy.addresses import listen_address
 from proxy.app import App, build
-from proxy.configuration import environment, load
 from proxy.connection import Connection
 from proxy.errors import ConfigurationError
 from proxy.health import Phase
@@ -35,19 +34,24 @@ KEEPALIVE_PROBES = 4
 """Unanswered probes after which the kernel gives a silent peer up."""
 
 
-def serve(settings: Settings, *, with_sandbox: bool = False) -> int:
+Read = Callable[[], Settings]
+"""Reads the configuration: at the start, and again on SIGHUP, with the same file and the same flags."""
+
+
+def serve(read: Read, *, with_sandbox: bool = False) -> int:
     """Runs until SIGTERM or SIGINT; gives the process's exit code. Raises ConfigurationError before anything listens."""
+    settings = read()
     if not with_sandbox:
-        return _serve(settings, with_sandbox=False)
+        return _serve(settings, read, with_sandbox=False)
     with _sandbox(settings.rules.allow_previews) as base_url:
-        return _serve(_over_sandbox(settings, base_url), with_sandbox=True)
+        return _serve(_over_sandbox(settings, base_url), read, with_sandbox=True)
 
 
-def _serve(settings: Settings, *, with_sandbox: bool) -> int:
+def _serve(settings: Settings, read: Read, *, with_sandbox: bool) -> int:
     stop_logging = log.configure(settings.log.level)
     try:
         app = build(settings)
-        server = Server(app, with_sandbox=with_sandbox)
+        server = Server(app, read, with_sandbox=with_sandbox)
         asyncio.Runner(loop_factory=server.config.get_loop_factory()).run(server.run_all())
         return 0 if server.lost == 0 else 1
     finally:
@@ -57,7 +61,7 @@ def _serve(settings: Settings, *, with_sandbox: bool) -> int:
 class Server(uvicorn.Server):
     """uvicorn, with our way out: not ready, then deaf, then done; a second signal ends it at once."""
 
-    def __init__(self, app: App, *, with_sandbox: bool) -> None:
+    def __init__(self, app: App, read: Read, *, with_sandbox: bool) -> None:
         section = app.settings.server
         super().__init__(
             _listening(
@@ -72,6 +76,7 @@ class Server(uvicorn.Server):
             )
         )
         self._app = app
+        self._read = read
         self._with_sandbox = with_sandbox
         self._listener = _listen(section.host, section.port, section.tcp_keepalive_seconds)
         self.lost = 0
@@ -137,10 +142,12 @@ class Server(uvicorn.Server):
     def _reload(self) -> None:
         """SIGHUP: rules, aliases, catalogue and prices anew; a bad file changes nothing."""
         try:
-            self._app.reload(load(self._app.settings.file, environment()))
+            self._app.reload(self._read())
         except ConfigurationError as error:
             self._app.metrics.reloaded(ok=False)
-            logger.error("the new configuration was refused; the old one stays", extra={"problems": error.problems})
+            logger.error(
+                "the new configuration was refused; the old one stays", extra={"problems": "; ".join(error.problems)}
+            )
         else:
             self._app.metrics.reloaded(ok=True)
             logger.info("the configuration was read again")
