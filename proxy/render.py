@@ -40,11 +40,10 @@ class Renderer:
         face = self._face(answer, asked, origin, moment)
         parts = pieces(len(body), metadata.images, face, outcome.relay.echo)
         headers = [
-            (b"content-type", b"application/json"),
             (b"content-length", b"%d" % length_of(parts)),
             *_cache_headers(outcome),
             *_notices(answer, moment),
-            *_encoded(outcome.relay.headers),
+            *_encoded({"content-type": "application/json", **outcome.relay.headers}),
             (b"server-timing", _server_timing(outcome, moment)),
         ]
         await _start(send, 200, headers)

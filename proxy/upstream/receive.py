@@ -12,6 +12,7 @@ REPLY_BYTES_PER_IMAGE = 64 * 1024 * 1024
 MAX_REFUSAL_BYTES = 1 << 20
 
 _RELAYED = ("openai-processing-ms", "openai-version")
+_RELAYED_WITH_REPLIES = ("content-type",)
 _RELAYED_WITH_REFUSALS = ("retry-after", "retry-after-ms", "x-should-retry")
 _RELAYED_PREFIX = "x-ratelimit-"
 _MAX_RELAYED_BYTES = 256
@@ -79,7 +80,7 @@ def request_id_of(headers: Mapping[str, str]) -> str | None:
 
 def relayed(headers: Mapping[str, str], *, refused: bool = False) -> dict[str, str]:
     """The headers of one upstream reply that may reach the caller who paid for it; an allow-list."""
-    names = _RELAYED + (_RELAYED_WITH_REFUSALS if refused else ())
+    names = _RELAYED + (_RELAYED_WITH_REFUSALS if refused else _RELAYED_WITH_REPLIES)
     return {
         name: value
         for name, value in headers.items()

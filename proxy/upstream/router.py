@@ -105,7 +105,9 @@ class Upstreams:
             except (UpstreamError, QueueFull) as error:
                 if not _certainly_not_billed(error):
                     raise
-                failure = error
+                # The caller is told the refusal that says most: a backup out of reach must not hide a `Retry-After`.
+                if failure is None or isinstance(error, UpstreamRefusal):
+                    failure = error
         assert failure is not None
         raise failure
 
@@ -204,6 +206,8 @@ def _may_retry_after(error: UpstreamError, longest: float) -> float | None:
     if isinstance(error, UpstreamUnreachable):
         return RECONNECT_SECONDS
     if not isinstance(error, UpstreamRefusal) or error.status not in (429, 503):
+        return None
+    if error.headers.get("x-should-retry") == "false":
         return None
     seconds = _wait_named_in(error.headers)
     return seconds if seconds is not None and seconds <= longest else None

@@ -86,7 +86,9 @@ class Seen:
 
     def of(self, label: str) -> list[httpx.Response]:
         """The answers of that label; what was sent on and failed has a label, too, and is no answer."""
-        return [a for a in self.answers if a.status_code == 200 and a.headers.get("x-imagegate-cache", "").lower() == label]
+        return [
+            a for a in self.answers if a.status_code == 200 and a.headers.get("x-imagegate-cache", "").lower() == label
+        ]
 
 
 async def play(proxy: Gate, upstream: CountingUpstream, dice: random.Random, rounds: int) -> Seen:

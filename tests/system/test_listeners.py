@@ -5,12 +5,13 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support.polling import eventually
 from tests.support.process import Proxy, Scrape, write_config
-from tests.support.raw import Peer
+from tests.support.raw import Peer, message
 from tests.support.upstream_process import UpstreamProcess
 
 Start = Callable[..., Proxy]
@@ -57,3 +58,29 @@ def test_the_metrics_listener_is_as_hard_as_the_other(start: Start) -> None:
         peer.send(b"GET /metrics HTTP/1.1\r\nX-Large: ")
         assert next((number for number in range(10_000) if not peer.send(b"x" * 1000)), 10_000) < 5_000
     assert proxy.stop() == 0
+
+
+def test_reading_again_means_the_same_file_under_the_same_flags(tmp_path: Path, upstream: UpstreamProcess) -> None:
+    """With the flag forgotten, this file's upstream would be the proxy's own address, and the file refused."""
+    file = write_config(tmp_path / "flags.toml", upstream.url, {"server": {"port": urlsplit(upstream.url).port}})
+    proxy = Proxy("--config", str(file), "--port", "0", log=tmp_path / "flags.log")
+    try:
+        os.kill(proxy.pid, signal.SIGHUP)
+        eventually(lambda: any("read again" in line["msg"] for line in proxy.log_lines()))
+        assert proxy.metric(FAILURES) == 0
+    finally:
+        assert proxy.stop() == 0
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_an_offer_of_another_protocol_is_ignored(start: Start, upstream: UpstreamProcess, pieces: int) -> None:
+    """As Java's client makes it with every request that is not over TLS."""
+    proxy = start()
+    offer = b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+    request = message(f"offered h2c in {pieces}", extra=offer, close=False)
+    size = -(-len(request) // pieces)
+    with Peer(proxy) as peer:
+        for number in range(pieces):
+            peer.send(request[number * size : (number + 1) * size])
+        assert peer.reply().status == 200
+    assert upstream.calls(f"offered h2c in {pieces}") == 1

@@ -109,6 +109,7 @@ async def test_a_busy_upstream_that_names_a_short_wait_is_asked_again(
     [
         faulty.refused(429),
         faulty.refused(429, retry_after="3"),
+        faulty.refused(429, retry_after="0", x_should_retry="false"),
         faulty.refused(503, retry_after="Wed, 21 Oct 2026 07:28:00 GMT"),
         faulty.refused(429, retry_after="-1"),
         faulty.refused(429, retry_after="1.2.3"),
@@ -192,6 +193,14 @@ async def test_they_are_asked_in_order_and_the_last_failure_is_told(tmp_path: Pa
             assert isinstance(failure, UpstreamRefusal)
             assert told in failure.content
         assert (first.calls, second.calls) == (2, 2)
+
+
+async def test_a_backup_out_of_reach_does_not_hide_when_to_come_back(tmp_path: Path) -> None:
+    async with FaultyUpstream() as upstream, opened(tmp_path, section("a", upstream.base_url), nobody("b")) as door:
+        upstream.always(faulty.refused(429, retry_after="30"))
+        failure = await failed(door)
+        assert isinstance(failure, UpstreamRefusal)
+        assert (failure.status, failure.headers["retry-after"]) == (429, "30")
 
 
 async def test_each_upstream_gets_the_request_as_its_vendor_takes_it_and_its_own_key(tmp_path: Path) -> None:
