@@ -230,7 +230,7 @@ def test_ten_thousand_strange_values_make_no_series() -> None:
             feed_everything(counted.metrics, word, number)
 
     feed()
-    for n in range(9000):
+    for n in range(10_000):
         counted.metrics.answered(GENERATION, f"gpt-image-{n}-'\n\\", "miss", 200, 0.1, 0.1)
     assert counted.total("requests_total", model="other") >= 10_000
     assert counted.series() == before
