@@ -51,7 +51,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An item that came as an address: `edits` around its picture's base64 turn it into an item with `b64_json`."""
+    """An item that came as an address: with its two edits it becomes one with `b64_json`."""
 
     index: int
     url: str
@@ -59,10 +59,6 @@ class Link:
     """The range that becomes `"b64_json":"…"`."""
     cut: Span | None
     """An empty `b64_json` member beside it, with one comma."""
-
-    def edits(self, base64_text: bytes) -> tuple[Edit, ...]:
-        member = Edit(*self.replace, b'"b64_json":"' + base64_text + b'"')
-        return (member,) if self.cut is None else tuple(sorted((member, Edit(*self.cut)), key=lambda e: e.start))
 
 
 @dataclass(frozen=True, slots=True)
