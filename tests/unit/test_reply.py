@@ -386,6 +386,12 @@ def test_megabytes_with_an_escape_every_sixty_four_characters_take_no_time_eithe
 URL = "https://pictures.example/a.png?signature=0123456789abcdef0123456789abcdef"
 
 
+def edits_of(link: Link, base64_text: bytes) -> list[Edit]:
+    """What turns the item into one with `b64_json`, in order."""
+    member = Edit(*link.replace, b'"b64_json":"' + base64_text + b'"')
+    return sorted([member, *([Edit(*link.cut)] if link.cut else [])], key=lambda edit: edit.start)
+
+
 @pytest.mark.parametrize(
     "item",
     [
@@ -397,12 +403,6 @@ URL = "https://pictures.example/a.png?signature=0123456789abcdef0123456789abcdef
         f'{{"url":"{URL.replace("/", chr(92) + "/")}","a":1,"b64_json":null,"b":2}}',
     ],
 )
-def edits_of(link: Link, base64_text: bytes) -> list[Edit]:
-    """What turns the item into one with `b64_json`, in order."""
-    member = Edit(*link.replace, b'"b64_json":"' + base64_text + b'"')
-    return sorted([member, *([Edit(*link.cut)] if link.cut else [])], key=lambda edit: edit.start)
-
-
 def test_an_address_is_exchanged_for_the_picture_behind_it(item: str) -> None:
     body = reply_of(ITEM, item, item)
     found = look(body)
