@@ -68,7 +68,7 @@ class Pipeline:
         if ask.directives.no_store:
             return await self._alone(ask)
         while True:
-            ask.progress.collapsed = self.flights.waiting(ask.first.key) > 0
+            ask.progress.collapsed = self.flights.is_in_flight(ask.first.key)
             fill, led = await self.flights.do(ask.first.key, partial(self._fill, ask))
             # A flight that found an older entry satisfies who began it, but not a refresh that joined it on the way.
             if led or fill.bought or self._why_forward(fill.entry, ask, in_flight=True) is None:

@@ -66,6 +66,10 @@ class Flights(Generic[T]):
         """Flights in the air."""
         return len(self._flights)
 
+    def is_in_flight(self, key: str) -> bool:
+        """Whether a flight for `key` is in the air, waited for or not."""
+        return key in self._flights
+
     def waiting(self, key: str) -> int:
         """How many wait for the flight of `key`."""
         flight = self._flights.get(key)

@@ -164,3 +164,23 @@ async def test_a_defect_inside_a_flight_is_an_internal_error_that_is_logged_once
     assert told.exc_info is not None
     assert told.exc_info[1] is not None
     assert isinstance(told.exc_info[1].__cause__, ZeroDivisionError)
+
+
+async def test_a_retry_that_joins_what_everybody_left_is_coalesced_even_when_it_fails(
+    proxy: Gate, upstream: CountingUpstream
+) -> None:
+    upstream.hold()
+    upstream.script = lambda call: Said(b'{"error":{"message":"no"}}', status=400)
+    key = await proxy.key_of()
+    first = RawCall(proxy.app)
+    first.start(generation())
+    await upstream.reached(1)
+    first.leave()
+    await first.over()
+    assert proxy.app.flights.waiting(key) == 0
+    assert proxy.app.flights.is_in_flight(key)
+    retry = proxy.asking()
+    await proxy.waiting(key, 1)
+    upstream.release()
+    assert (await retry).headers["x-imagegate-cache"] == "COALESCED"
+    assert len(upstream.calls) == 1
