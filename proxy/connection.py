@@ -25,7 +25,9 @@ from proxy.settings import ServerSection
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a head; and of anything else that is no content: trailers, and what may stand beside the size of a chunk."""
-_OFFERS = (b"upgrade", b"connection", b"http2-settings")
+_OFFERS = (b"upgrade", b"http2-settings")
+MAX_UNANSWERED = 16
+"""Requests on one connection whose answers are not out. One read may hold thousands of small ones."""
 MAX_DROPPED_BYTES = 2 * 2**20
 """Of what is still read, for the sake of our answer, from a peer that has been sent off."""
 
@@ -90,24 +92,34 @@ class Connection(HttpToolsProtocol):
         self._settle()
 
     def _parse(self, data: bytes) -> None:
+        """A request that offers another protocol (Java's client offers h2c with every POST) is read as if it had not: a
+        server may ignore the offer (RFC 9110 section 7.8), but the parser takes what follows for the other protocol."""
         self._unset_keepalive_if_required()
+        pieces = [memoryview(data)]
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._parse_as_it_stands(data[upgrade.args[0] :])
+            while pieces:
+                piece = pieces.pop()
+                try:
+                    self.parser.feed_data(piece)
+                except httptools.HttpParserUpgrade as upgrade:
+                    pieces += (piece[upgrade.args[0] :], memoryview(self._head_without_offer()))
+                    self.parser = httptools.HttpRequestParser(self)
         except httptools.HttpParserError:
             self._refuse(400, "invalid_http_request", "This is not an HTTP request that can be understood.")
 
-    def _parse_as_it_stands(self, rest: bytes) -> None:
-        """A request that offers another protocol (Java's client offers h2c with every POST) is read as if it had not: a
-        server may ignore the offer (RFC 9110 section 7.8), but the parser takes what follows for the other protocol."""
-        if self.parser.get_method() == b"CONNECT":
-            self._refuse(400, "invalid_http_request", "This is not a proxy for other hosts.")
-            return
-        lines = [b"%s: %s\r\n" % header for header in self.headers if header[0] not in _OFFERS]
-        head = b"%s %s HTTP/1.1\r\n%s\r\n" % (self.parser.get_method(), self.url, b"".join(lines))
-        self.parser = httptools.HttpRequestParser(self)
-        self._parse(head + rest)
+    def _head_without_offer(self) -> bytes:
+        """The head that has just been read, as it would stand without `Upgrade`. CONNECT, which is no offer, is none."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            return b"CONNECT is not served\r\n\r\n"
+        kept = [
+            (name, _without_offer(value) if name == b"connection" else value)
+            for name, value in self.headers
+            if name not in _OFFERS
+        ]
+        lines = [b"%s: %s\r\n" % header for header in kept if header != (b"connection", b"")]
+        version = self.parser.get_http_version().encode("ascii")
+        return b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(lines))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -116,7 +128,11 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return
+        if len(self._unanswered) >= MAX_UNANSWERED:
+            raise BufferError("too many requests without an answer")  # the parser stops, and `_parse` refuses the rest
         super().on_headers_complete()
+        # uvicorn stops reading behind a request that must wait for its turn, and would not see that the client has gone.
+        self.flow.resume_reading()
         self._read_on(Reading.BODY)
         # What the application was given is complete: trailers go where nobody looks (RFC 9110 section 6.5.1).
         self.headers = []
@@ -272,3 +288,8 @@ class Uptake:
         except (OSError, ValueError):  # the descriptor has just been closed
             return ours
         return ours + int.from_bytes(kernels, sys.byteorder)
+
+
+def _without_offer(connection: bytes) -> bytes:
+    """The options of a `Connection` header that have nothing to do with an offer."""
+    return b",".join(option for option in connection.split(b",") if option.strip().lower() not in _OFFERS)

@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from proxy.connection import MAX_DROPPED_BYTES, MAX_HEAD_BYTES, Connection
+from proxy.connection import MAX_DROPPED_BYTES, MAX_HEAD_BYTES, MAX_UNANSWERED, Connection
 from proxy.health import Health
 from proxy.settings import ServerSection
 from tests.support.clock import ManualClock
@@ -253,6 +253,51 @@ async def test_when_a_client_leaves_every_request_of_it_hears_of_it(door: Door) 
         while not door.app.gone:
             await asyncio.sleep(0)
     assert door.app.gone == ["/a"], "and the one that waited for its turn never began"
+
+
+async def test_a_client_that_leaves_while_a_second_request_waits_is_seen_to_leave(door: Door) -> None:
+    door.app.may_answer.clear()
+    async with door.peer() as peer:
+        await peer.send(request("/a"))
+        while not door.app.scopes:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.02)  # the first one is listening for its client by now
+        await peer.send(request("/b"))
+        await asyncio.sleep(0.02)
+    await door.is_rid_of_them()
+
+
+async def test_thousands_of_requests_in_one_read_are_not_taken_in(door: Door) -> None:
+    door.app.may_answer.clear()
+    async with door.peer() as peer:
+        await peer.send(b"".join(request(f"/{number}") for number in range(4000)))
+        await asyncio.sleep(0.05)
+        door.app.may_answer.set()
+        answers = (await peer.rest()).count(b"HTTP/1.1 200")
+    assert answers == MAX_UNANSWERED
+
+
+async def test_many_offers_of_another_protocol_in_one_read_are_read_one_after_the_other(door: Door) -> None:
+    offer = request("/", b"Upgrade: x", b"Connection: upgrade")
+    async with door.peer() as peer:
+        await peer.send(offer * 2000)
+        answers = await peer.rest()
+    assert answers.count(b"HTTP/1.1 200") == MAX_UNANSWERED
+    assert answers.count(b"connection: close") == 1
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_an_offer_changes_nothing_about_when_the_connection_ends(door: Door, version: bytes) -> None:
+    offer = request("/", b"Upgrade: h2c", b"Connection: Upgrade, close").replace(b"HTTP/1.1", b"HTTP/" + version)
+    async with door.peer() as peer:
+        await peer.send(offer)
+        assert b"connection: close" in await peer.rest()
+
+
+async def test_a_tunnel_is_refused(door: Door) -> None:
+    async with door.peer() as peer:
+        await peer.send(b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+        assert (await peer.rest()).startswith(b"HTTP/1.1 400")
 
 
 async def test_a_draining_process_answers_and_closes(door: Door) -> None:
