@@ -38,6 +38,7 @@ CHECKERS = 2
 EXPOSED_HEADERS = (
     *("age", "cache-status", "server-timing", "x-request-id", "x-imagegate-cache", "x-imagegate-cache-key"),
     *("x-imagegate-cost-usd", "x-imagegate-saved-usd", "x-imagegate-adjusted", "x-imagegate-upstream-request-id"),
+    *("retry-after", "retry-after-ms", "x-should-retry", "sunset", "deprecation", "openai-processing-ms"),
 )
 
 

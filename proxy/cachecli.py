@@ -146,7 +146,7 @@ def _cache_verify(options: Options) -> int:
 
 
 def _directory(options: Options) -> "CacheDirectory":
-    path = settings_of(options).cache.directory
+    path = settings_of(options, needs_secrets=False).cache.directory
     from proxy.stores.database import DATABASE
     from proxy.stores.directory import CacheDirectory
 

@@ -119,7 +119,7 @@ def _serve(options: Options) -> int:
 
 
 def _sandbox(options: Options) -> int:
-    settings = settings_of(options, "host", "port")
+    settings = settings_of(options, "host", "port", needs_secrets=False)
     from proxy.sandbox import serve
     from proxy.sandbox.options import SandboxOptions
 

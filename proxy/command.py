@@ -53,8 +53,11 @@ def number(kind: type[int] | type[float], least: int, most: int) -> Callable[[st
     return read
 
 
-def settings_of(options: Options, *own: str) -> Settings:
-    """The configuration with `--host` and `--port` over it, unless the command keeps them for its `own`."""
+def settings_of(options: Options, *own: str, needs_secrets: bool = True) -> Settings:
+    """The configuration with `--host` and `--port` over it, unless the command keeps them for its `own`.
+
+    Commands that do not serve need no secrets.
+    """
     environ = dict(environment())
     named = options.config or environ.get(PREFIX + "CONFIG")
     flags = {}
@@ -64,7 +67,7 @@ def settings_of(options: Options, *own: str) -> Settings:
             flags[f"{PREFIX}SERVER__{name.upper()}"] = f"--{name}"
             environ[f"{PREFIX}SERVER__{name.upper()}"] = str(value)
     try:
-        return load(Path(named) if named else None, environ)
+        return load(Path(named) if named else None, environ, needs_secrets=needs_secrets)
     except ConfigurationError as error:
         problems = list(error.problems)
         for variable, flag in flags.items():

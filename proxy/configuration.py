@@ -28,14 +28,14 @@ def environment() -> Mapping[str, str]:
     return MappingProxyType(dict(os.environ))
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+def load(path: Path | None, environ: Mapping[str, str], *, needs_secrets: bool = True) -> Settings:
     """Settings from defaults, then the file if there is one, then the environment.
 
     Raises ConfigurationError with every problem found. Relative paths count from the file's folder, or from the
     working directory without a file.
     """
     file = None if path is None else path.absolute()
-    place = Place(file.parent if file else Path.cwd(), environ)
+    place = Place(file.parent if file else Path.cwd(), environ, needs_secrets)
     tree = {} if file is None else _read_file(file)
     tree.setdefault("upstreams", [_default_upstream(environ)])
     problems = Problems()

@@ -29,6 +29,8 @@ class Place:
 
     folder: Path
     environ: Mapping[str, str]
+    needs_secrets: bool = True
+    """False for commands that do not serve: an operator's shell need not hold the service's secrets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,9 @@ def _read_secret(raw: Any, place: Place) -> Secret | None:
     return Secret(value, (cast(Literal["env", "file"], source), name))
 
 
-def _read_needed_secret(raw: Any, place: Place) -> Secret:
+def _read_needed_secret(raw: Any, place: Place) -> Secret | None:
     secret = _read_secret(raw, place)
-    if secret is None:
+    if secret is None and place.needs_secrets:
         raise Refused(f"the variable {raw['env']} is not set")
     return secret
 

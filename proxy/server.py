@@ -29,7 +29,6 @@ from proxy.settings import Settings
 logger = logging.getLogger("imagegate")
 
 KEEP_ALIVE_SECONDS = 75
-KILLED_BY_SECOND_SIGNAL = 130
 KEEPALIVE_PROBES = 4
 """Unanswered probes after which the kernel gives a silent peer up."""
 
@@ -110,7 +109,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal starts the way out. Not passed on to uvicorn, which would die of it instead of exiting 0."""
         if self._app.health.phase is not Phase.SERVING:
-            os._exit(KILLED_BY_SECOND_SIGNAL)  # safe at any moment, as kill -9 is
+            os._exit(128 + sig)  # as if it had killed us; safe at any moment, as kill -9 is
         self._app.health.leave(self._app.settings.server.drain_delay_seconds)
 
     async def on_tick(self, counter: int) -> bool:

@@ -26,7 +26,7 @@ def add_validate(commands: Any) -> None:
 
 
 def _validate(options: Options) -> int:
-    settings = settings_of(options)
+    settings = settings_of(options, needs_secrets=False)
     try:
         request = _believe(_body(options.file, settings.server.max_json_bytes), settings, options.vendor)
     except RequestError as error:

@@ -156,3 +156,15 @@ def test_cache_verify_finds_a_flipped_byte_and_removes_it_on_request(
     assert len(report["damaged"]) == 1
     assert report["damaged"][0] in keys
     assert main(["cache", "verify"]) == 0
+
+
+def test_an_operators_shell_need_not_hold_the_secrets_of_the_service(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(tmp_path)
+    file = tmp_path / "service.toml"
+    file.write_text('[metrics]\ntoken = { env = "SET_FOR_THE_SERVICE_ONLY" }\n', "utf-8")
+    assert main(["cache", "purge", "--all", "--config", str(file)]) == 0
+    assert capsys.readouterr().out == "removed 2 entries\n"
+    assert main(["check-config", "--config", str(file)]) == 2
+    assert "metrics.token: the variable SET_FOR_THE_SERVICE_ONLY is not set" in capsys.readouterr().err
