@@ -29,6 +29,8 @@ from proxy.settings import Settings
 logger = logging.getLogger("imagegate")
 
 KEEP_ALIVE_SECONDS = 75
+STANDING = ("server", "auth", "upstreams", "cache", "render", "metrics", "log")
+"""Sections of which a reload changes nothing."""
 KEEPALIVE_PROBES = 4
 """Unanswered probes after which the kernel gives a silent peer up."""
 
@@ -141,7 +143,8 @@ class Server(uvicorn.Server):
     def _reload(self) -> None:
         """SIGHUP: rules, aliases, catalogue and prices anew; a bad file changes nothing."""
         try:
-            self._app.reload(self._read())
+            fresh = self._read()
+            self._app.reload(fresh)
         except ConfigurationError as error:
             self._app.metrics.reloaded(ok=False)
             logger.error(
@@ -150,6 +153,15 @@ class Server(uvicorn.Server):
         else:
             self._app.metrics.reloaded(ok=True)
             logger.info("the configuration was read again")
+            self._tell_what_waits(fresh)
+
+    def _tell_what_waits(self, fresh: Settings) -> None:
+        """Sections that were changed in the file and are not exchanged in a running process."""
+        if self._with_sandbox:
+            return  # some of them are not the file's
+        changed = [name for name in STANDING if getattr(fresh, name) != getattr(self._app.settings, name)]
+        if changed:
+            logger.warning("changed, but only a restart applies it", extra={"setting": ", ".join(changed)})
 
 
 class _Beside(uvicorn.Server):

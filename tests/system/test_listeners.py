@@ -41,6 +41,16 @@ def test_a_configuration_that_is_refused_is_counted(
     assert proxy.stop() == 0
 
 
+def test_what_only_a_restart_applies_is_told(start: Start, tmp_path: Path, upstream: UpstreamProcess) -> None:
+    proxy = start()
+    write_config(tmp_path / "imagegate-1.toml", upstream.url, {"server": {"cors_origins": ["https://app.example"]}})
+    os.kill(proxy.pid, signal.SIGHUP)
+    eventually(lambda: any("only a restart applies it" in line["msg"] for line in proxy.log_lines()))
+    (line,) = [line for line in proxy.log_lines() if "only a restart" in line["msg"]]
+    assert line["setting"] == "server"
+    assert proxy.stop() == 0
+
+
 def test_the_metrics_listener_is_as_hard_as_the_other(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
