@@ -2,13 +2,12 @@
 
 import logging
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
 from typing import Any
 
 from proxy import policy, strictjson, validation
 from proxy.auth import Authenticator
 from proxy.cachekey import cache_key
-from proxy.clock import Clock
+from proxy.clock import Clock, midnight
 from proxy.errors import Forbidden, RequestError, Unauthenticated
 from proxy.metrics import Metrics
 from proxy.model import Candidate, ImageRequest, Inbound, Principal, Progress
@@ -105,7 +104,7 @@ class Doorkeeper:
         progress.prompt_characters = len(request.prompt)
         for param, code in request.violations:
             self.metrics.let_through(param, code)
-        if request.shutdown_date is not None and self.clock.wall() > _midnight_utc(request.shutdown_date):
+        if request.shutdown_date is not None and self.clock.wall() > midnight(request.shutdown_date).timestamp():
             self.metrics.past_shutdown(request.model)
             logger.warning("a model is used after its shutdown date", extra={"model": request.model})
 
@@ -113,7 +112,3 @@ class Doorkeeper:
 def _varied(request: ImageRequest, header: str | None) -> ImageRequest:
     """With the variant of the header `X-Imagegate-Variant`, which goes before the field of the body."""
     return request if header is None else replace(request, variant=validation.variant(header))
-
-
-def _midnight_utc(day: date) -> float:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()

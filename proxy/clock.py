@@ -1,6 +1,7 @@
 """Time, as an argument: wall clock for what is stored, monotonic clock for durations."""
 
 import time
+from datetime import UTC, date, datetime
 from typing import Protocol
 
 
@@ -22,3 +23,8 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+def midnight(day: date) -> datetime:
+    """The moment at which a day begins, UTC."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)

@@ -283,9 +283,6 @@ class Metrics:
     def disconnected(self, operation: str, stage: str) -> None:
         self._counters["imagegate_client_disconnects_total"].add((operation, stage))
 
-    def queued(self, delta: int) -> None:
-        self._gauges["imagegate_requests_queued"].add((), delta)
-
     def queue_waited(self, seconds: float) -> None:
         self._histograms["imagegate_queue_wait_seconds"].observe((), seconds)
 

@@ -7,12 +7,13 @@ always exact; a body that cannot be read to its end is never ended cleanly.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pybase64
 from starlette.types import Send
 
+from proxy.clock import midnight
 from proxy.errors import ImagegateError, UpstreamRefusal
 from proxy.filelinks import EXTENSIONS, FileLink, FileLinks
 from proxy.model import Answer, Body, Entry, ImageSpan, Outcome, Progress, Rehearsal, Rendering
@@ -165,15 +166,11 @@ def _notices(answer: Answer, moment: Moment) -> Iterable[tuple[bytes, bytes]]:
         yield b"x-imagegate-adjusted", ", ".join(request.adjusted).encode("ascii", "replace")
     if request.shutdown_date is None:
         return
-    sunset = _midnight(request.shutdown_date)
+    sunset = midnight(request.shutdown_date)
     if sunset - SUNSET_NOTICE <= datetime.fromtimestamp(moment.wall, UTC):
-        deprecated = _midnight(request.announced_date or request.shutdown_date)
+        deprecated = midnight(request.announced_date or request.shutdown_date)
         yield b"sunset", format_datetime(sunset, usegmt=True).encode("ascii")
         yield b"deprecation", b"@%d" % int(deprecated.timestamp())
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _server_timing(outcome: Outcome, moment: Moment) -> bytes:

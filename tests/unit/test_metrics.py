@@ -165,9 +165,10 @@ def test_a_value_on_a_bucket_bound_is_inside_the_bucket() -> None:
 def test_in_flight_and_queued_come_back_to_zero() -> None:
     counted = Counted()
     counted.metrics.started(GENERATION)
-    counted.metrics.queued(1)
+    waiting = [1]
+    counted.metrics.watch("imagegate_requests_queued", {}, lambda: waiting[0])
     assert counted.total("requests_in_flight") == counted.total("requests_queued") == 1
-    counted.metrics.queued(-1)
+    waiting[0] -= 1
     counted.metrics.queue_waited(0.2)
     counted.metrics.finished(GENERATION)
     assert counted.total("requests_in_flight") == counted.total("requests_queued") == 0
