@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Literal
 
@@ -16,8 +16,8 @@ Role = Literal["keyed", "unkeyed", "consumed"]
 FRAMING_TOKENS = 32
 """Added to a prompt's upper bound, for the text that the API puts around it."""
 
-ENDPOINTS = {"generations": Operation.GENERATION}
-_ORDER_OF_CHECKS = ("prompt", "images", "n", "quality", "output_compression", "size")
+ENDPOINTS = {"generations": Operation.GENERATION, "edits": Operation.EDIT}
+_ORDER_OF_CHECKS = ("prompt", "n", "quality", "output_compression", "size")
 TYPES: Mapping[str, type] = {"string": str, "integer": int, "boolean": bool, "object": dict}
 ROLES: Mapping[str, Role] = {
     "user": "unkeyed",
@@ -68,21 +68,30 @@ _OURS = (
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Holds when a parameter's resolved value is `equals`, or an integer below `below`."""
+    """Holds when a parameter's resolved value is `equals`, or an integer beyond a limit; or when it was `given` at all."""
 
     parameter: str
     equals: str | int | bool | None = None
     below: int | None = None
+    above: int | None = None
+    given: bool = False
 
-    def holds(self, value: object) -> bool:
+    def holds(self, value: object, *, given: bool) -> bool:
+        if self.given:
+            return given
         if self.below is not None:
             return type(value) is int and value < self.below
+        if self.above is not None:
+            return type(value) is int and value > self.above
         return type(value) is type(self.equals) and value == self.equals
 
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """Parameters that are valid one by one and refused together; `parameter` is the one to blame, or to drop."""
+    """Parameters that are valid one by one and refused together; `parameter` is the one to blame, or to drop.
+
+    `{model}` in the message stands for the model's name.
+    """
 
     parameter: str
     when: tuple[Condition, ...]
@@ -98,11 +107,26 @@ class Combination:
 
 
 @dataclass(frozen=True, slots=True)
+class Extras:
+    """Tokens beside those of the images asked for; 0 where nobody knows."""
+
+    per_partial: int = 0
+    """Out, for each picture on the way."""
+    per_input_image: int = 0
+    """In, at most, for each picture to be edited, and for a mask."""
+    per_input_image_high: int = 0
+    """The same with `input_fidelity` high, where that is more."""
+
+
+_NONE = Extras()
+
+
+@dataclass(frozen=True, slots=True)
 class Formula:
     """Tokens of one image from its size, by a factor per quality (see `image_tokens`)."""
 
     factors: Mapping[str, int]
-    per_partial: int = 0
+    extras: Extras = _NONE
 
     def image_tokens(self, size: str, quality: str) -> int | None:
         """ceil(q * s * (2,000,000 + W*H) / 4,000,000), where s is q * short side / long side, rounded half up."""
@@ -119,7 +143,7 @@ class TokenTable:
     """Tokens of one image, listed by size and quality."""
 
     images: Mapping[str, Mapping[str, int]]
-    per_partial: int = 0
+    extras: Extras = _NONE
 
     def image_tokens(self, size: str, quality: str) -> int | None:
         return self.images.get(size, {}).get(quality)
@@ -191,4 +215,13 @@ def estimate(rule: ModelRule, *, size: str, quality: str, n: int, prompt: str, p
     if image is None:
         return None
     text = len(prompt.encode("utf-8", "surrogatepass")) + FRAMING_TOKENS
-    return Usage(text_in=n * text, image_out=n * image + partials * rule.tokens.per_partial)
+    return Usage(text_in=n * text, image_out=n * image + partials * rule.tokens.extras.per_partial)
+
+
+def with_pictures(usage: Usage | None, rule: ModelRule, *, n: int, pictures: int, fidelity: object) -> Usage | None:
+    """The estimate of an edit: an upper bound for its pictures beside the rest; None where no bound is known."""
+    if usage is None or rule.tokens is None:
+        return None
+    extras = rule.tokens.extras
+    each = (extras.per_input_image_high if fidelity == "high" else 0) or extras.per_input_image
+    return replace(usage, image_in=n * pictures * each) if each else None

@@ -12,7 +12,8 @@ from proxy.printing import complain, print_json, print_pairs
 from proxy.settings import Settings
 
 if TYPE_CHECKING:
-    from proxy.model import ImageRequest
+    from proxy.model import Document, ImageRequest, InputImage
+    from proxy.uploads.editjson import Inline
 
 
 def add_validate(commands: Any) -> None:
@@ -21,6 +22,9 @@ def add_validate(commands: Any) -> None:
     )
     validate.epilog = """example: echo '{"model": "gpt-image-2", "prompt": "a fox"}' | imagegate validate -"""
     validate.add_argument("file", nargs="?", default="-", metavar="FILE", help="the JSON body; - is standard input")
+    validate.add_argument(
+        "--edits", action="store_true", help="the body is one for /v1/images/edits, as JSON: its pictures in `images`"
+    )
     validate.add_argument("--vendor", help="whose rules apply (default: those of the upstream that would serve it)")
     add_json(validate)
 
@@ -28,7 +32,7 @@ def add_validate(commands: Any) -> None:
 def _validate(options: Options) -> int:
     settings = settings_of(options, needs_secrets=False)
     try:
-        request = _believe(_body(options.file, settings.server.max_json_bytes), settings, options.vendor)
+        request = _believe(_document(options, settings), settings, options)
     except RequestError as error:
         print_json(error.body())
         return complain(FAILED, f"refused with {error.status}: {error.message}")
@@ -52,23 +56,71 @@ def _validate(options: Options) -> int:
     return DONE
 
 
-def _believe(body: bytes, settings: Settings, vendor: str | None) -> "ImageRequest":
+def _document(options: Options, settings: Settings) -> "Document":
+    """The body as the proxy reads it. Raises RequestError."""
+    from proxy import strictjson
+    from proxy.model import Document
+
+    setting = "max_edit_json_bytes" if options.edits else "max_json_bytes"
+    body = _body(options.file, setting, getattr(settings.server, setting))
+    return _edit(body, settings) if options.edits else Document(strictjson.parse_object(body))
+
+
+def _edit(body: bytes, settings: Settings) -> "Document":
+    from proxy import pictures
+    from proxy.model import Document
+    from proxy.uploads import editjson
+
+    text_bytes = settings.server.max_json_bytes
+    outline = editjson.outline(memoryview(body), max_text_bytes=text_bytes, max_pictures=pictures.MOST_IMAGES)
+    *images, mask = (
+        _picture(body, each) if isinstance(each, editjson.Inline) else each
+        for each in (*(outline.images or ()), outline.mask)
+    )
+    return Document(outline.fields, None if outline.images is None else tuple(images), mask)
+
+
+def _picture(body: bytes, inline: "Inline") -> "InputImage":
+    import hashlib
+
+    from proxy.model import InputImage
+    from proxy.stores.body import MemoryBody
+    from proxy.uploads import editjson, imagehead
+    from proxy.uploads.dataurl import DataUrlDecoder
+
+    decoder = DataUrlDecoder(escaped=inline.escaped)
+    try:
+        content = decoder.feed((body if inline.text is None else inline.text)[inline.start : inline.stop], last=True)
+    except ValueError:
+        raise editjson.bad_data_url(inline.where, "an invalid base64-encoded value") from None
+    head = imagehead.look(lambda start, stop: content[start:stop])
+    return InputImage(
+        media_type=decoder.media_type,
+        sha256=hashlib.sha256(content).hexdigest(),
+        body=MemoryBody(content),
+        found_type=head.media_type,
+        width=head.width,
+        height=head.height,
+        has_alpha=head.has_alpha,
+    )
+
+
+def _believe(document: "Document", settings: Settings, options: Options) -> "ImageRequest":
     """The request as the upstream that would serve it judges it. Raises RequestError."""
-    from proxy import catalogue, strictjson, validation
+    from proxy import catalogue, validation
     from proxy.model import Operation
     from proxy.routing import eligible
 
     validator = validation.Validator(catalogue.load(settings.rules.catalogue), settings.rules)
-    vendors = validator.catalogue.vendors
+    vendor, vendors = options.vendor, validator.catalogue.vendors
     if vendor and vendor not in vendors:
         raise ConfigurationError([f"--vendor: {vendor!r} is not in the catalogue ({', '.join(vendors)})"])
-    document = strictjson.parse_object(body)
     if vendor is None:
         vendor = eligible(settings.upstreams, validator.model_of(document))[0].vendor
-    return validator.validate(document, Operation.GENERATION, vendor)
+    return validator.validate(document, Operation.EDIT if options.edits else Operation.GENERATION, vendor)
 
 
-def _body(file: str, most: int) -> bytes:
+def _body(file: str, setting: str, most: int) -> bytes:
     if file == "-":
         body = sys.stdin.buffer.read(most + 1)
     else:
@@ -78,7 +130,7 @@ def _body(file: str, most: int) -> bytes:
         except OSError as error:
             raise ConfigurationError([f"{file}: cannot be read: {error.strerror}"]) from error
     if len(body) > most:
-        raise PayloadTooLarge(f"The request body is larger than server.max_json_bytes ({most} bytes).")
+        raise PayloadTooLarge(f"The request body is larger than server.{setting} ({most} bytes).")
     return body
 
 

@@ -1,5 +1,7 @@
 """`imagegate validate`: a body judged, shown and priced, or refused as the model would."""
 
+import base64
+import hashlib
 import io
 import json
 import re
@@ -10,6 +12,7 @@ import pytest
 
 from proxy.cli import main
 from tests.support.configuration import config
+from tests.support.images import picture
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
@@ -73,6 +76,49 @@ def test_the_rules_of_the_upstream_that_would_serve_the_model_apply(
     )
     assert main(["validate", "--json", "--config", config(tmp_path, toml), body(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["vendor"] == "apiyi"
+
+
+def data_url(content: bytes, media_type: str = "image/png") -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def test_the_body_of_an_edit_is_judged_with_its_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fox, link = picture("fox"), {"image_url": "https://pictures.example/fox.png"}
+    edit = {**FOX, "images": [{"image_url": data_url(fox)}, link]}
+    assert main(["validate", "--json", "--edits", body(tmp_path, edit)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    named = {"sha256": hashlib.sha256(fox).hexdigest(), "type": "image/png"}
+    assert found["request"] == {**FOX, "images": [named, link]}
+    assert found["estimated_input_tokens"] > 2 * 1024
+    assert main(["validate", "--edits", body(tmp_path, edit)]) == 0
+    assert main(["validate", body(tmp_path, edit)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "code"),
+    [
+        ([], "empty_array"),
+        ([{"image_url": data_url(b"not a picture")}], "invalid_image_file"),
+        ([{"image_url": data_url(picture("fox"), "text/plain")}], "unsupported_file_mimetype"),
+        ([{"image_url": "data:image/png;base64,???"}], "invalid_value"),
+    ],
+)
+def test_an_edit_that_would_be_refused_is_answered_as_openai_would(
+    images: object, code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", "--edits", body(tmp_path, {**FOX, "images": images})]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == code
+
+
+def test_an_edit_may_be_larger_than_another_body(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit = body(tmp_path, {**FOX, "images": [{"image_url": data_url(picture("fox", size=5000))}]})
+    limits = {"max_json_bytes": 1024, "max_edit_json_bytes": 1 << 20}
+    roomy = config(tmp_path, "[server]\n" + "".join(f"{name} = {value}\n" for name, value in limits.items()))
+    assert main(["validate", "--config", roomy, "--edits", edit]) == 0
+    tight = config(tmp_path, "[server]\nmax_edit_json_bytes = 1024\n")
+    capsys.readouterr()
+    assert main(["validate", "--config", tight, "--edits", edit]) == 1
+    assert "server.max_edit_json_bytes" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"model": 1, "model": 2}', "\ufeff{}", "nonsense" * 10])

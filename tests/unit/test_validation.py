@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from proxy.catalogue import from_documents, load
 from proxy.errors import InvalidRequest, RequestError
-from proxy.model import ImageRequest, Operation
+from proxy.model import Document, ImageRequest, InputImage, Operation, Reference
 from proxy.settings import RulesSection
+from proxy.stores.body import MemoryBody
 from proxy.strictjson import canonical, parse_object
 from proxy.validation import Validator, validate, variant
 
@@ -23,12 +24,17 @@ IRE, IGUE = "invalid_request_error", "image_generation_user_error"
 
 def ask(vendor: str = "openai", rules: RulesSection = DEFAULTS, **fields: Any) -> ImageRequest:
     document = {"model": "gpt-image-2", "prompt": "a lighthouse", **fields}
+    return judged(document, vendor, rules)
+
+
+def judged(fields: dict[str, Any], vendor: str, rules: RulesSection) -> ImageRequest:
+    document = Document(fields)
     return validate(document, operation=Operation.GENERATION, vendor=vendor, catalogue=CATALOGUE, rules=rules)
 
 
 def refusal(document: dict[str, Any], vendor: str = "openai", rules: RulesSection = DEFAULTS) -> dict[str, Any]:
     with pytest.raises(RequestError) as caught:
-        validate(document, operation=Operation.GENERATION, vendor=vendor, catalogue=CATALOGUE, rules=rules)
+        judged(document, vendor, rules)
     assert caught.value.status == 400
     error: dict[str, Any] = caught.value.body()["error"]
     return error
@@ -252,11 +258,32 @@ ROWS: list[tuple[dict[str, Any], str, str, str, str]] = [
     ),
     ({"stream": True, "n": 2}, IRE, "n", "invalid_value", "Streaming is only supported with n=1."),
     (
-        {"stream": True},
-        IRE,
+        {"stream": True, "model": "gpt-image-2.6-flare", "output_format": "gif"},
+        IGUE,
         "stream",
-        "unsupported_value",
-        'This version of imagegate does not serve streams yet; send "stream": false.',
+        "invalid_value",
+        "Streaming is not supported for GIF output format",
+    ),
+    (
+        {"stream": True, "model": "gpt-image-2.6-flare", "output_format": "svg"},
+        IGUE,
+        "stream",
+        "invalid_value",
+        "Streaming is not supported for SVG output format",
+    ),
+    (
+        {"n": 2, "model": "gpt-image-2.6-flare", "output_format": "svg"},
+        IGUE,
+        "n",
+        "invalid_value",
+        "SVG output format is only supported with n=1.",
+    ),
+    (
+        {"output_compression": 80, "model": "gpt-image-2.6-flare", "output_format": "gif"},
+        IGUE,
+        "output_compression",
+        "invalid_value",
+        "Compression less than 100 is not supported for GIF output format",
     ),
     (
         {"response_format": "jpeg"},
@@ -459,7 +486,8 @@ def test_an_alias_is_followed_and_what_was_asked_is_kept() -> None:
     assert (request.asked_model, request.model) == ("dall-e-3", "gpt-image-2")
     assert request.canonical == ask().canonical
     validator = Validator(CATALOGUE, rules)
-    assert [validator.model_of(document) for document in ({"model": "dall-e-3"}, {}, {"model": 3})] == [
+    asked: tuple[dict[str, Any], ...] = ({"model": "dall-e-3"}, {}, {"model": 3})
+    assert [validator.model_of(Document(fields)) for fields in asked] == [
         "gpt-image-2",
         "",
         "",
@@ -524,7 +552,7 @@ def test_adjust_snaps_the_size_and_drops_what_the_model_does_not_take() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"size": "big"}, {"n": 11}, {"prompt": ""}, {"quality": 5}, {"stream": True}], ids=str
+    "fields", [{"size": "big"}, {"n": 11}, {"prompt": ""}, {"quality": 5}, {"stream": True, "n": 2}], ids=str
 )
 def test_adjust_refuses_what_cannot_be_snapped(fields: dict[str, Any]) -> None:
     refusal({"model": "gpt-image-2", "prompt": "x", **fields}, rules=replace(DEFAULTS, on_invalid="adjust"))
@@ -560,7 +588,7 @@ def test_pass_forwards_as_is_and_says_what_would_have_been_refused() -> None:
         {"prompt": 1},
         {"model": []},
         {"n": "1"},
-        {"stream": True},
+        {"stream": True, "n": 2},
         {"user": 1},
         {"response_format": "x"},
     ],
@@ -578,7 +606,7 @@ def test_an_operators_size_list_without_numbers_names_no_nearest_size() -> None:
     }  # fmt: skip
     validator = Validator(from_documents([("own.toml", own)]), DEFAULTS)
     with pytest.raises(InvalidRequest) as caught:
-        validator.validate({"model": "m", "prompt": "x", "size": "9x9"}, Operation.GENERATION, "house")
+        validator.validate(Document({"model": "m", "prompt": "x", "size": "9x9"}), Operation.GENERATION, "house")
     assert caught.value.message == "Invalid value: '9x9'. Supported values are: 'small'."
 
 
@@ -589,7 +617,7 @@ def test_a_variant_is_a_short_token(value: str) -> None:
         variant(value)
 
 
-# --- for any JSON object ----------------------------------------------------------------------------------------------
+# --- for any document --------------------------------------------------------------------------------------------------
 
 SCALARS = st.none() | st.booleans() | st.integers(-(10**40), 10**40) | st.floats(allow_nan=False, allow_infinity=False)
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -625,6 +653,32 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     return document
 
 
+PICTURES = st.builds(
+    InputImage,
+    media_type=st.sampled_from(["image/png", "image/jpeg", "text/plain", "image/svg+xml"]) | st.text(max_size=5),
+    sha256=st.just("0" * 64),
+    body=st.builds(MemoryBody, st.binary(max_size=3)),
+    found_type=st.sampled_from(["image/png", "image/webp", "image/gif", None]),
+    width=st.none() | st.integers(1, 3),
+    height=st.none() | st.integers(1, 3),
+    has_alpha=st.sampled_from([True, False, None]),
+)
+LINKS = st.builds(Reference, st.dictionaries(st.sampled_from(["image_url", "file_id"]), st.text(max_size=5)))
+PLACES = PICTURES | PICTURES | LINKS | JSON
+
+
+@st.composite
+def any_document(draw: st.DrawFn) -> Document:
+    """What the edge might hand over, and more: files among the fields, forms of anything but strings."""
+    fields = draw(documents())
+    names = st.sampled_from([*PLAUSIBLE, "images", "image", "image[]", "mask", "markup", "svg", "input_fidelity"])
+    junk = PICTURES | LINKS | st.just(float("nan")) | st.just({"a": float("inf")}) | st.text(max_size=3) | JSON
+    fields.update(draw(st.dictionaries(names, junk, max_size=2)))
+    images = draw(st.none() | st.lists(PLACES, max_size=18).map(tuple))
+    container: Literal["json", "multipart"] = draw(st.sampled_from(["json", "multipart"]))
+    return Document(fields, images, draw(st.none() | PLACES), container)
+
+
 RULES = st.builds(
     RulesSection,
     on_invalid=st.sampled_from(["reject", "adjust", "pass"]),
@@ -638,7 +692,7 @@ RULES = st.builds(
 
 def attempt(document: dict[str, Any], vendor: str, rules: RulesSection) -> ImageRequest | str:
     try:
-        return validate(document, operation=Operation.GENERATION, vendor=vendor, catalogue=CATALOGUE, rules=rules)
+        return judged(document, vendor, rules)
     except RequestError as error:
         assert error.status == 400
         assert json.dumps(error.body())
@@ -663,6 +717,31 @@ def test_any_object_ends_in_a_canonical_request_or_a_refusal(
     again = attempt(body, vendor, rules)
     assert isinstance(again, ImageRequest)
     assert again.canonical == first.canonical
+
+
+@settings(max_examples=150, deadline=None)
+@given(any_document(), st.sampled_from(Operation), st.sampled_from(["openai", "apiyi", "house"]), RULES)
+def test_any_document_ends_in_a_request_that_can_be_sent_or_a_refusal(
+    document: Document, operation: Operation, vendor: str, rules: RulesSection
+) -> None:
+    try:
+        request = validate(document, operation=operation, vendor=vendor, catalogue=CATALOGUE, rules=rules)
+    except RequestError as error:
+        assert error.status == 400
+        assert json.dumps(error.body())
+        return
+    body = parse_object(request.canonical)
+    assert len(body.get("images", ())) == len(request.images)
+    assert bool(request.images) == (operation is Operation.EDIT)
+    for picture in (*request.images, *([] if request.mask is None else [request.mask])):
+        assert isinstance(picture, InputImage | Reference)
+        if isinstance(picture, InputImage):
+            assert len(picture.body) or picture is request.mask
+            assert picture.media_type.encode("ascii").isascii()
+            assert "/" in picture.media_type
+        else:
+            assert request.container == "json"
+    assert request.stream is (document.fields.get("stream") in (True, "true"))
 
 
 @settings(max_examples=60, deadline=None)
