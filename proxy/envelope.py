@@ -19,7 +19,7 @@ from typing import Any
 import xxhash
 
 from proxy.errors import StoreError
-from proxy.model import ImageSpan, Metadata, Usage
+from proxy.model import EventMembers, ImageSpan, Metadata, Usage
 
 MAGIC = b"\x89IGATE\r\n"
 """Not valid text in any encoding, and broken by a transfer that touches line ends (as PNG's)."""
@@ -61,8 +61,7 @@ def digest() -> xxhash.xxh3_128:
 
 def tail(metadata: Metadata, body_bytes: int, running: xxhash.xxh3_128) -> bytes:
     """Header and footer, to be appended. `running` has seen the magic and the body. Raises StoreError."""
-    for span in metadata.images:
-        _check_span(span, body_bytes)
+    _check_ranges(metadata, body_bytes)
     header = encode_header(metadata)
     if len(header) > MAX_HEADER_BYTES:
         raise StoreError(f"metadata of {len(header)} bytes is too large to be stored")
@@ -126,8 +125,7 @@ def decode_header(header: bytes, body_bytes: int) -> Metadata:
         metadata = _metadata(members)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, InvalidOperation) as error:
         raise StoreError("damaged entry: its metadata cannot be read") from error
-    for span in metadata.images:
-        _check_span(span, body_bytes)
+    _check_ranges(metadata, body_bytes)
     return metadata
 
 
@@ -143,6 +141,8 @@ def encode_header(metadata: Metadata) -> bytes:
     if metadata.cost is not None:
         members["cost"] = str(metadata.cost)
     members["request"] = dict(metadata.request)
+    if metadata.event is not None:
+        members["event"] = [span and list(span) for span in (metadata.event.type, metadata.event.created)]
     try:
         return json.dumps(members, separators=(",", ":"), allow_nan=False).encode("ascii")
     except (ValueError, TypeError, RecursionError) as error:
@@ -200,6 +200,11 @@ def _images(value: Any) -> tuple[ImageSpan, ...]:
     return tuple(_span(item) for item in value)
 
 
+def _event(value: Any) -> EventMembers:
+    _expect(type(value) is list and len(value) == 2)
+    return EventMembers(*(None if span is None else _range(span) for span in value))
+
+
 def _usage(value: Any) -> Usage:
     _expect(type(value) is dict)
     names = {field.name for field in fields(Usage)}
@@ -240,12 +245,24 @@ _DECODERS: Mapping[str, Callable[[Any], Any]] = {
     "upstream_request_id": _optional(_text),
     "upstream_seconds": _seconds,
     "request": _request,
+    "event": _optional(_event),
     "begun_at": _seconds,
 }
 
 
-def _check_span(span: ImageSpan, body_bytes: int) -> None:
+def _check_ranges(metadata: Metadata, body_bytes: int) -> None:
     """Renderings cut and splice by these ranges: one outside the body would be a wrong byte."""
-    for start, stop in (span.key, span.value, span.url or (0, 0)):
-        if not start <= stop <= body_bytes:
+    for image in metadata.images:
+        if not all(_is_within(body_bytes, span) for span in (image.key, image.value, image.url)):
             raise StoreError("damaged metadata: an image lies outside the body")
+    event = metadata.event
+    if event is None:
+        return
+    if len(metadata.images) != 1:
+        raise StoreError("damaged metadata: an event holds one image")
+    if not all(_is_within(body_bytes, span) for span in (event.type, event.created)):
+        raise StoreError("damaged metadata: a member lies outside the body")
+
+
+def _is_within(body_bytes: int, span: tuple[int, int] | None) -> bool:
+    return span is None or span[0] <= span[1] <= body_bytes

@@ -1,40 +1,28 @@
 """Finds the images in a reply of the Images API, and checks them, without parsing their megabytes.
 
-A reply of 12 MB is a few hundred bytes of JSON around one or more base64 strings. We walk the string tokens; each long one
-is replaced by a nonce that the upstream cannot guess; the small skeleton that remains is parsed strictly; and a span is an
-image only if its nonce stands at `data[i].b64_json`. A search for the text `"b64_json"` alone would find it inside other
-strings too. Pure, and meant for a worker thread: 12 MB take some milliseconds.
+A reply of 12 MB is a few hundred bytes of JSON around one or more base64 strings: its skeleton is parsed strictly, and a
+span is an image only if its nonce stands at `data[i].b64_json`, or in a stream's last event at `b64_json`. A search for the
+text `"b64_json"` alone would find it inside other strings too. Pure, and meant for a worker thread: 12 MB take some
+milliseconds.
 
-Source: OpenAI API reference, "ImagesResponse".
+Source: OpenAI API reference, "ImagesResponse", "ImageGenCompletedEvent", "ImageEditCompletedEvent".
 """
 
 import json
-import mmap
 import re
-import secrets
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import pybase64
 
-from proxy import strictjson
 from proxy.errors import InvalidRequest, UpstreamInvalidResponse
-from proxy.model import ImageSpan, Usage
+from proxy.model import EventMembers, ImageSpan, Usage
+from proxy.skeleton import WINDOW_BYTES, Member, Skeleton, Span, window
 
-Span = tuple[int, int]
-
-LONG_STRING_BYTES = 32
-"""Strings from this length on are replaced by a nonce; the base64 of the smallest GIF has 60 characters."""
-MAX_SKELETON_BYTES = 1 << 20
-MAX_TEXT_BYTES = 1 << 16
-"""The longest string that is not an image: a revised prompt has at most 32,000 characters."""
 MAX_TOKENS = 10**9
 """A count above this is no count: a counter that believed it could never be corrected."""
-WINDOW_BYTES = 1 << 18
-_WHITESPACE = " \t\r\n"
 _CHARACTER = re.compile(rb"\\u[0-9A-Fa-f]{4}|\\.|.", re.DOTALL)
 """One character of a JSON string, as it is spelled."""
 _LONGEST_ESCAPE = 6
@@ -72,6 +60,11 @@ class Inspection:
     """Where base64 came as a data URL: cuts the prefix `data:…;base64,`, and makes a `url` member a `b64_json` one."""
     echo: Span | None
     """The `safety_identifier` member with one comma: one caller's own, to be cut."""
+    event: EventMembers | None = None
+    """Set if this is the data of a stream's last event."""
+    told_usage: Mapping[str, Any] = field(default_factory=dict)
+    """The `usage` member as it came: some vendors tell there what they charged."""
+    has_created: bool = True
 
     @property
     def items(self) -> int:
@@ -83,41 +76,105 @@ class Inspection:
         return tuple(sorted(edits, key=lambda edit: edit.start))
 
 
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """What an event says of itself, before anything in it is believed."""
+
+    type: str
+    """Empty if its data is no JSON object, or names no type."""
+    error: Mapping[str, Any] | None
+    """The four members of an OpenAI error, if it tells of one: `message`, `type`, `param`, `code`."""
+
+
 def inspect(view: memoryview) -> Inspection:
     """Checks a complete reply and says what stands where.
 
     Raises UpstreamInvalidResponse if it is not a JSON object with a `data` array that is not empty, whose every item
     holds either base64 that decodes to a known image or an address; or if it carries an `error`.
     """
-    skeleton = _Skeleton(view)
-    document = _parse(skeleton.text)
-    if document.get("error") is not None:
-        raise UpstreamInvalidResponse("The upstream answered 200 with an error in the body.")
+    skeleton, document = _read(view)
     data = document.get("data")
     if not isinstance(data, list) or not data:
         raise UpstreamInvalidResponse("The upstream's reply holds no images: 'data' is missing or empty.")
-    layout = skeleton.text.decode("latin-1")  # one character a byte: offsets are byte offsets
-    top = skeleton.by_name(_members(layout, _skip(layout, 0)))
+    top = skeleton.members()
     images: list[ImageSpan] = []
     links: list[Link] = []
     prefixes: list[Edit] = []
-    for index, start in enumerate(_elements(layout, top["data"].value_start)):
-        item = _Item(skeleton, layout, start, index)
-        if (link := item.link()) is not None:
+    for index, start in enumerate(skeleton.elements(top["data"].value_start)):
+        if not skeleton.is_object(start):
+            raise UpstreamInvalidResponse(f"The upstream's reply holds no image at data[{index}].")
+        item = _Item(skeleton, skeleton.members(start), f"data[{index}]")
+        if (link := item.link(index)) is not None:
             links.append(link)
             continue
         image, edits = item.image()
         images.append(image)
         prefixes.extend(edits)
     skeleton.check_remaining_strings()
-    echo = top.get("safety_identifier")
     return Inspection(
         images=tuple(images),
         links=tuple(links),
         usage=usage_of(document.get("usage")),
         prefixes=tuple(prefixes),
-        echo=skeleton.raw(echo.with_comma) if echo else None,
+        echo=_cut(skeleton, top.get("safety_identifier"), top["data"]),
+        told_usage=_mapping(document.get("usage")),
+        has_created="created" in top,
     )
+
+
+def document_of(view: memoryview) -> dict[str, Any]:
+    """A reply's members, with placeholders for whatever is long. Raises UpstreamInvalidResponse."""
+    return _read(view)[1]
+
+
+def inspect_event(view: memoryview) -> Inspection:
+    """Checks the data of a stream's last event, and says what stands where.
+
+    Raises UpstreamInvalidResponse if it is not a JSON object that holds, at the top, base64 that decodes to a known image;
+    if it carries an `error`; or if it is a reply at the same time, so that nobody could say what it means.
+    """
+    skeleton, document = _read(view)
+    top = skeleton.members()
+    if "data" in top:
+        raise UpstreamInvalidResponse("The upstream's last event holds 'data', as only a reply does.")
+    item = _Item(skeleton, top, "the end of the stream")
+    image, prefixes = item.image()
+    skeleton.check_remaining_strings()
+    # A reply has one `created`: where the event has it already, its `created_at` keeps its name.
+    created = top.get("created_at") if "created" not in top else None
+    return Inspection(
+        images=(image,),
+        links=(),
+        usage=usage_of(document.get("usage")),
+        prefixes=prefixes,
+        echo=_cut(skeleton, top.get("safety_identifier"), item.picture),
+        event=EventMembers(
+            type=_cut(skeleton, top.get("type"), item.picture),
+            created=skeleton.raw((created.key_start, created.key_end)) if created else None,
+        ),
+        told_usage=_mapping(document.get("usage")),
+    )
+
+
+def addition(view: memoryview, member: bytes) -> Edit:
+    """The edit that puts a member before all others of a reply, which has some."""
+    start = bytes(view[:WINDOW_BYTES]).index(b"{") + 1
+    return Edit(start, start, member + b",")
+
+
+def peek(view: memoryview) -> Peek:
+    """The type of an event, and the error that it tells of, by its data. Raises nothing: `[DONE]` is no type."""
+    try:
+        skeleton = Skeleton(view, _refused, lone_surrogates=True)
+        document = {skeleton.string(name): value for name, value in skeleton.document().items()}
+        kind = document.get("type")
+        kind = skeleton.string(kind) if isinstance(kind, str) else ""
+        error = document.get("error")
+        if error is None and kind == "error":
+            error = {name: document.get(name) for name in ("message", "param", "code")}
+        return Peek(kind, None if error is None else _error_of(skeleton, error))
+    except (InvalidRequest, UpstreamInvalidResponse):
+        return Peek("", None)
 
 
 def usage_of(value: Any) -> Usage | None:
@@ -171,230 +228,108 @@ def _count(details: Any, name: str) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_TOKENS else 0
 
 
-def _parse(text: bytes) -> dict[str, Any]:
+def _refused(what: str) -> UpstreamInvalidResponse:
+    return UpstreamInvalidResponse(f"The upstream's reply {what}.")
+
+
+def _read(view: memoryview) -> tuple[Skeleton, dict[str, Any]]:
+    """A reply or an event, parsed but for its long strings, that tells of no error."""
+    # A revised prompt that was cut in the middle of an emoji is no reason to lose an image that is paid for.
+    skeleton = Skeleton(view, _refused, lone_surrogates=True)
     try:
-        # A revised prompt that was cut in the middle of an emoji is no reason to lose an image that is paid for.
-        return strictjson.parse_object(text, lone_surrogates=True)
+        document = skeleton.document()
     except InvalidRequest as error:
         raise UpstreamInvalidResponse("The upstream's reply is not the JSON of an image reply.") from error
+    if document.get("error") is not None:
+        raise UpstreamInvalidResponse("The upstream answered 200 with an error in the body.")
+    return skeleton, document
 
 
-class _Skeleton:
-    """The reply with every long string replaced by a nonce, and the way back to the bytes."""
-
-    def __init__(self, view: memoryview) -> None:
-        self.view = view
-        self._nonce = secrets.token_hex(16).encode()
-        self._spans: list[tuple[Span, bool]] = []  # raw range of the k-th long string, and whether it has escapes
-        self._starts: list[int] = [0]  # skeleton offset from which on ...
-        self._shifts: list[int] = [0]  # ... raw offset = skeleton offset + shift
-        self._used: set[int] = set()
-        self.text = self._walk()
-
-    def _walk(self) -> bytes:
-        scanner = _Scanner(self.view)
-        parts: list[bytes] = []
-        length, position = 0, 0
-        while (opening := scanner.find(b'"', position)) >= 0:
-            if opening - position + length > MAX_SKELETON_BYTES:
-                raise UpstreamInvalidResponse("The upstream's reply holds far more than images.")
-            closing, escaped = scanner.string_end(opening + 1)
-            if closing - opening - 1 < LONG_STRING_BYTES:
-                parts.append(bytes(self.view[position : closing + 1]))
-                length += closing + 1 - position
-            else:
-                token = b'"%s-%d"' % (self._nonce, len(self._spans))
-                parts += (bytes(self.view[position:opening]), token)
-                length += opening - position + len(token)
-                self._spans.append(((opening + 1, closing), escaped))
-                self._starts.append(length)
-                self._shifts.append(closing + 1 - length)
-            position = closing + 1
-        if len(self.view) - position + length > MAX_SKELETON_BYTES:
-            raise UpstreamInvalidResponse("The upstream's reply holds far more than images.")
-        parts.append(bytes(self.view[position:]))
-        return b"".join(parts)
-
-    def raw(self, span: Span) -> Span:
-        """The bytes of the body that a range of the skeleton stands for."""
-        return self._offset(span[0]), self._offset(span[1])
-
-    def _offset(self, offset: int) -> int:
-        return offset + self._shifts[bisect_right(self._starts, offset) - 1]
-
-    def long_string(self, value: Any) -> int | None:
-        """The number of the long string that `value` stands for, if it is one."""
-        prefix = self._nonce.decode() + "-"
-        return int(value[len(prefix) :]) if isinstance(value, str) and value.startswith(prefix) else None
-
-    def starts_with(self, beginning: bytes, value: Any) -> bool:
-        """Whether `value` is a long string whose text begins so, as it is spelled."""
-        number = self.long_string(value)
-        return number is not None and bytes(self.view[self._spans[number][0][0] :][: len(beginning)]) == beginning
-
-    def take(self, number: int) -> tuple[Span, bool]:
-        """The range of a long string between its quotes, and whether it has escapes; it needs no further check."""
-        self._used.add(number)
-        return self._spans[number]
-
-    def string(self, value: str) -> str:
-        """The text of a string value, long or short."""
-        number = self.long_string(value)
-        return value if number is None else self._decoded(number)
-
-    def by_name(self, members: "Iterator[_Member]") -> "dict[str, _Member]":
-        """Members by their names as every reader of JSON reads them: a name may be long only because it is escaped."""
-        found: dict[str, _Member] = {}
-        for member in members:
-            name = self.string(member.key)
-            if name in found:
-                raise UpstreamInvalidResponse("The upstream's reply names one member twice.")
-            found[name] = member
-        return found
-
-    def check_remaining_strings(self) -> None:
-        """Every long string that is no image is checked as the JSON it is."""
-        for number in range(len(self._spans)):
-            if number not in self._used:
-                self._decoded(number)
-
-    def _decoded(self, number: int) -> str:
-        start, stop = self._spans[number][0]
-        if stop - start > MAX_TEXT_BYTES:
-            raise UpstreamInvalidResponse("The upstream's reply holds a long string that is no image.")
-        text: str = _parse(b'{"":"%s"}' % bytes(self.view[start:stop]))[""]
-        return text
+def _cut(skeleton: Skeleton, member: Member | None, kept: Member) -> Span | None:
+    """The range of `member` with one comma, if there is one, in an object that keeps `kept`."""
+    return skeleton.raw(member.apart_from(kept)) if member is not None else None
 
 
-class _Scanner:
-    """Finds single bytes in a large buffer by windows: `bytes.find` is as fast as memory, and a memoryview has none."""
+def _error_of(skeleton: Skeleton, told: Any) -> Mapping[str, Any]:
+    """What an upstream calls an error, as OpenAI shapes it."""
+    try:
+        told = skeleton.restored(told)
+    except UpstreamInvalidResponse:
+        told = None  # an error all the same
+    members = told if isinstance(told, Mapping) else {"message": told}
 
-    def __init__(self, view: memoryview) -> None:
-        self._view = view
-        self._base = 0
-        self._window = b""
+    def text(name: str) -> str | None:
+        value = members.get(name)
+        return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "" else None
 
-    def find(self, byte: bytes, position: int) -> int:
-        while position < len(self._view):
-            self._load(position)
-            found = self._window.find(byte, position - self._base)
-            if found >= 0:
-                return self._base + found
-            position = self._base + len(self._window)
-        return -1
-
-    def string_end(self, start: int) -> tuple[int, bool]:
-        """Where the string whose text begins at `start` has its closing quote, and whether it holds escapes.
-
-        Goes from quote to quote, never from escape to escape: a PHP vendor escapes every 64th character of megabytes.
-        """
-        closing = self.find(b'"', start)
-        while closing >= 0 and self._is_escaped(closing, start):
-            closing = self.find(b'"', closing + 1)
-        if closing < 0:
-            raise UpstreamInvalidResponse("The upstream's reply ends inside a string.")
-        return closing, self._find_before(b"\\", start, closing) >= 0
-
-    def _is_escaped(self, position: int, start: int) -> bool:
-        """Whether an odd number of backslashes stands before `position`."""
-        first = position
-        while first > start and self._view[first - 1] == ord("\\"):
-            first -= 1
-        return (position - first) % 2 == 1
-
-    def _find_before(self, byte: bytes, position: int, stop: int) -> int:
-        while position < stop:
-            self._load(position)
-            found = self._window.find(byte, position - self._base, stop - self._base)
-            if found >= 0:
-                return self._base + found
-            position = self._base + len(self._window)
-        return -1
-
-    def _load(self, position: int) -> None:
-        if not self._base <= position < self._base + len(self._window):
-            self._base = position
-            self._window = _read(self._view, position)
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """One member of an object, by offsets into the skeleton."""
-
-    key: str
-    key_start: int
-    key_end: int
-    value: Any
-    value_start: int
-    value_end: int
-    comma_before: int | None
-    comma_after: int | None
-
-    @property
-    def with_comma(self) -> Span:
-        """The range to cut so that what remains is still JSON."""
-        if self.comma_after is not None:
-            return self.key_start, self.comma_after + 1
-        start = self.key_start if self.comma_before is None else self.comma_before
-        return start, self.value_end
+    return {
+        "message": text("message") or "The upstream reported an error.",
+        "type": text("type") or "server_error",
+        "param": text("param"),
+        "code": text("code"),
+    }
 
 
 class _Item:
-    """One element of `data`."""
+    """An object that holds one image: an element of `data`, or an event. `place` is where, for the words of a refusal."""
 
-    def __init__(self, skeleton: _Skeleton, layout: str, start: int, index: int) -> None:
+    def __init__(self, skeleton: Skeleton, members: Mapping[str, Member], place: str) -> None:
         self._skeleton = skeleton
-        self._index = index
-        if layout[start] != "{":
-            raise UpstreamInvalidResponse(f"The upstream's reply holds no image at data[{index}].")
-        members = skeleton.by_name(_members(layout, start))
+        self._place = place
         self._inline, self._url = members.get("b64_json"), members.get("url")
 
-    def link(self) -> Link | None:
+    def link(self, index: int) -> Link | None:
         """The item as an address, if it has no base64 of its own."""
         url = self._url
         if self._base64_member() is not None or url is None or not isinstance(url.value, str) or not url.value:
             return None
-        cut = self._skeleton.raw(self._inline.with_comma) if self._inline is not None else None
         replace = self._skeleton.raw((url.key_start, url.value_end))
-        return Link(self._index, self._skeleton.string(url.value), replace, cut)
+        return Link(index, self._skeleton.string(url.value), replace, _cut(self._skeleton, self._inline, url))
+
+    @property
+    def picture(self) -> Member:
+        """The member that holds the base64. Raises UpstreamInvalidResponse if there is none."""
+        member = self._base64_member()
+        if member is None or self._skeleton.long_string(member.value) is None:
+            raise _refused(f"holds no image at {self._place}")
+        return member
 
     def image(self) -> tuple[ImageSpan, tuple[Edit, ...]]:
         """The item's base64, checked whole, and the edits that leave it bare under the name `b64_json`."""
-        member = self._base64_member()
-        number = self._skeleton.long_string(member.value) if member else None
-        if member is None or number is None:
-            raise UpstreamInvalidResponse(f"The upstream's reply holds no image at data[{self._index}].")
+        member = self.picture
+        number = self._skeleton.long_string(member.value)
+        assert number is not None
         (start, stop), escaped = self._skeleton.take(number)
         view = self._skeleton.view
         text = _unescaped(view[start:stop]) if escaped else view[start:stop]
         prefix = _data_prefix_length(text)
         # The prefix `data:image\/png;base64,` may be escaped as well: measured as it stands.
         prefix_raw = _raw_length(view[start:stop], prefix) if escaped else prefix
-        media_type, size = _checked_base64(text[prefix:], self._index)
+        media_type, size = _checked_base64(text[prefix:], self._place)
         span = ImageSpan(
             key=self._skeleton.raw((member.key_start, member.key_end)),
             value=(start + prefix_raw, stop),
-            url=self._skeleton.raw(self._url.with_comma) if self._url and self._url is not member else None,
+            url=_cut(self._skeleton, self._url, member) if self._url is not member else None,
             media_type=media_type,
             size=size,
             escaped=escaped,
         )
         return span, self._edits(member, start, start + prefix_raw)
 
-    def _base64_member(self) -> "_Member | None":
+    def _base64_member(self) -> Member | None:
         """The member that holds the picture itself: `b64_json`, or a `url` that is a data URL."""
         if self._inline is not None and self._inline.value:
             return self._inline
         return self._url if self._url is not None and self._skeleton.starts_with(b"data:", self._url.value) else None
 
-    def _edits(self, member: "_Member", start: int, bare: int) -> tuple[Edit, ...]:
+    def _edits(self, member: Member, start: int, bare: int) -> tuple[Edit, ...]:
         """For a text that starts at `start`, and is base64 from `bare` on."""
         if member is self._inline:
             return (Edit(start, bare),) if bare > start else ()
         # Longer than its replacement whatever the media type: `"url":"data:…;base64,`.
         renamed = Edit(self._skeleton.raw((member.key_start, member.key_end))[0], bare, b'"b64_json":"')
-        return (renamed,) if self._inline is None else (renamed, Edit(*self._skeleton.raw(self._inline.with_comma)))
+        unused = _cut(self._skeleton, self._inline, member)
+        return (renamed,) if unused is None else (renamed, Edit(*unused))
 
 
 def _unescaped(text: memoryview) -> memoryview:
@@ -402,7 +337,7 @@ def _unescaped(text: memoryview) -> memoryview:
     try:
         return memoryview(json.loads(f'"{str(text, "ascii")}"').encode("ascii"))
     except ValueError as error:
-        raise UpstreamInvalidResponse("The upstream's reply holds damaged base64.") from error
+        raise _refused("holds damaged base64") from error
 
 
 def _data_prefix_length(text: memoryview) -> int:
@@ -411,7 +346,7 @@ def _data_prefix_length(text: memoryview) -> int:
         return 0
     comma = head.find(b";base64,")
     if comma < 0:
-        raise UpstreamInvalidResponse("The upstream's reply holds a data URL that is not base64.")
+        raise _refused("holds a data URL that is not base64")
     return comma + len(b";base64,")
 
 
@@ -421,67 +356,29 @@ def _raw_length(text: memoryview, characters: int) -> int:
     return sum(len(spelling.group()) for spelling in islice(_CHARACTER.finditer(head), characters))
 
 
-def _checked_base64(text: memoryview, index: int) -> tuple[str, int]:
+def _checked_base64(text: memoryview, place: str) -> tuple[str, int]:
     """Media type and size in bytes of an image, after every character of its base64 was checked (RFC 4648 §4)."""
-    broken = UpstreamInvalidResponse(f"The upstream's reply holds damaged base64 at data[{index}].")
+    broken = _refused(f"holds damaged base64 at {place}")
     if len(text) == 0 or len(text) % 4:
         raise broken
     size = 0
     media_type: str | None = None
     for start in range(0, len(text), WINDOW_BYTES):
-        window = _read(text, start)
+        content = window(text, start)
         last = start + WINDOW_BYTES >= len(text)
-        if window.find(b"=", 0, len(window) - 2 if last else len(window)) >= 0:
+        if content.find(b"=", 0, len(content) - 2 if last else len(content)) >= 0:
             raise broken
         try:
-            decoded = pybase64.b64decode(window, validate=True)
+            decoded = pybase64.b64decode(content, validate=True)
         except ValueError as error:
             raise broken from error
         if start == 0:
             media_type = media_type_of(decoded[:256])
         size += len(decoded)
     if media_type is None:
-        raise UpstreamInvalidResponse(f"The upstream's reply holds no known image format at data[{index}].")
+        raise _refused(f"holds no known image format at {place}")
     return media_type, size
 
 
-def _read(view: memoryview, start: int) -> bytes:
-    """The window that begins at `start`. The pages of a mapped body count as ours until they are dropped, and a reply of
-    ten large images has hundreds of megabytes of them: none is kept behind the window."""
-    window = bytes(view[start : start + WINDOW_BYTES])
-    if isinstance(view.obj, mmap.mmap):
-        view.obj.madvise(mmap.MADV_DONTNEED)
-    return window
-
-
-_DECODER = json.JSONDecoder(strict=False)
-
-
-def _skip(text: str, position: int) -> int:
-    while text[position] in _WHITESPACE:
-        position += 1
-    return position
-
-
-def _members(text: str, position: int) -> Iterator[_Member]:
-    """The members of the object that opens at `position` of `text`, which is known to be valid JSON."""
-    position = _skip(text, position + 1)
-    comma_before: int | None = None
-    while text[position] != "}":
-        key, key_end = _DECODER.raw_decode(text, position)
-        value_start = _skip(text, _skip(text, key_end) + 1)
-        value, value_end = _DECODER.raw_decode(text, value_start)
-        after = _skip(text, value_end)
-        comma_after = after if text[after] == "," else None
-        yield _Member(key, position, key_end, value, value_start, value_end, comma_before, comma_after)
-        comma_before = comma_after
-        position = _skip(text, after + 1) if comma_after is not None else after
-
-
-def _elements(text: str, position: int) -> Iterator[int]:
-    """Where each element of the array that opens at `position` begins."""
-    position = _skip(text, position + 1)
-    while text[position] != "]":
-        yield position
-        after = _skip(text, _DECODER.raw_decode(text, position)[1])
-        position = _skip(text, after + 1) if text[after] == "," else after
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from proxy.model import ImageSpan, Rendering
+from proxy.model import EventMembers, ImageSpan, Rendering
 from proxy.reply import Edit
+from proxy.shapes import event_edits
 
 Piece = tuple[int, int] | bytes
 """A range [start, stop) of the body, or literal bytes."""
@@ -23,12 +24,25 @@ class Face:
     link: Callable[[int, ImageSpan], str]
 
 
-def pieces(length: int, images: Sequence[ImageSpan], face: Face, echo: tuple[int, bytes] | None = None) -> list[Piece]:
-    """A body of `length` bytes as `face` shows it; `echo` is the caller's own member, put back where it was cut."""
-    edits = [edit for index, image in enumerate(images) for edit in _edits(index, image, face)]
+def pieces(
+    length: int,
+    images: Sequence[ImageSpan],
+    face: Face,
+    echo: tuple[int, bytes] | None = None,
+    event: EventMembers | None = None,
+) -> list[Piece]:
+    """A body of `length` bytes as `face` shows it.
+
+    `echo` is the caller's own member, put back where it was cut; `event` says that the body is the data of an event, to
+    be shown as the reply that it stands for.
+    """
+    edits = event_edits(event, images[0]) if event is not None else []
+    edits += (edit for index, image in enumerate(images) for edit in _edits(index, image, face))
     if echo is not None:
-        edits.append(Edit(echo[0], echo[0], echo[1]))
-    return list(_spliced(length, sorted(edits, key=lambda edit: edit.start)))
+        # Beside the image in an event, it belongs outside of what is wrapped around it: a member that stood before the
+        # image came with the comma behind it, one that stood after it with the comma before it.
+        edits.insert(len(edits) if echo[1].startswith(b",") else 0, Edit(echo[0], echo[0], echo[1]))
+    return list(_spliced(length, sorted(edits, key=lambda edit: (edit.start, edit.stop))))
 
 
 def length_of(parts: Sequence[Piece]) -> int:

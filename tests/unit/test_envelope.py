@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxy import envelope
 from proxy.errors import StoreError
-from proxy.model import ImageSpan, Metadata, Usage
+from proxy.model import EventMembers, ImageSpan, Metadata, Usage
 from tests.support.store import metadata
 
 texts = st.text(max_size=20)
@@ -33,8 +33,18 @@ def spans(draw: st.DrawFn, body_bytes: int) -> ImageSpan:
 
 
 @st.composite
+def events(draw: st.DrawFn, body_bytes: int) -> EventMembers:
+    def within() -> tuple[int, int] | None:
+        start = draw(st.integers(0, body_bytes))
+        return draw(st.none() | st.just((start, draw(st.integers(start, body_bytes)))))
+
+    return EventMembers(within(), within())
+
+
+@st.composite
 def replies(draw: st.DrawFn) -> tuple[Metadata, bytes]:
     body = draw(st.binary(max_size=200))
+    images = tuple(draw(st.lists(spans(len(body)), max_size=3)))
     return (
         Metadata(
             key=draw(texts),
@@ -48,13 +58,14 @@ def replies(draw: st.DrawFn) -> tuple[Metadata, bytes]:
             cache_group=draw(texts),
             size=draw(texts),
             quality=draw(texts),
-            images=tuple(draw(st.lists(spans(len(body)), max_size=3))),
+            images=images,
             usage=draw(st.none() | st.builds(Usage, *[counts] * 6)),
             cost=draw(st.none() | st.decimals(allow_nan=False, allow_infinity=False)),
             price_version=draw(texts),
             upstream_request_id=draw(st.none() | texts),
             upstream_seconds=draw(seconds),
             request=draw(st.dictionaries(texts, json_values, max_size=4)),
+            event=draw(events(len(body))) if len(images) == 1 and draw(st.booleans()) else None,
             begun_at=draw(seconds),
         ),
         body,
@@ -129,6 +140,23 @@ def test_an_image_outside_the_body_is_damage() -> None:
         envelope.decode_header(envelope.encode_header(outside), 20)
 
 
+@pytest.mark.parametrize(
+    "event", [EventMembers((0, 21), None), EventMembers(None, (20, 21)), EventMembers((5, 4), None)]
+)
+def test_a_member_of_an_event_outside_the_body_is_damage(event: EventMembers) -> None:
+    outside = replace(metadata(), event=event)
+    with pytest.raises(StoreError, match="outside the body"):
+        envelope.encode(outside, b"the body, as it came")
+    with pytest.raises(StoreError, match="outside the body"):
+        envelope.decode_header(envelope.encode_header(outside), 20)
+
+
+def test_an_event_holds_one_image() -> None:
+    for images in ((), metadata().images * 2):
+        with pytest.raises(StoreError, match="one image"):
+            envelope.encode(replace(metadata(), event=EventMembers(None, None), images=images), b"the body, as it came")
+
+
 def test_a_later_version_is_not_guessed_at() -> None:
     footer = bytearray(SEALED[-40:])
     footer[12] += 1
@@ -150,6 +178,8 @@ def test_members_of_a_later_release_are_ignored_and_those_of_an_earlier_one_defa
     assert envelope.decode_header(earlier, 20) == replace(metadata(), cost=None)
     assert b'"begun_at":0.0' in header
     assert envelope.decode_header(header.replace(b',"begun_at":0.0', b""), 20) == metadata()
+    assert b'"event":null' in header
+    assert envelope.decode_header(header.replace(b',"event":null', b""), 20) == metadata()
     with pytest.raises(StoreError):
         envelope.decode_header(header.replace(b'"scope"', b'"scape"'), 20)
 

@@ -15,7 +15,20 @@ from hypothesis import strategies as st
 
 from proxy.errors import UpstreamInvalidResponse
 from proxy.model import ImageSpan, Usage
-from proxy.reply import WINDOW_BYTES, Edit, Inspection, Link, inspect, media_type_of, shifted, usage_of
+from proxy.reply import (
+    Edit,
+    Inspection,
+    Link,
+    Peek,
+    inspect,
+    inspect_event,
+    media_type_of,
+    peek,
+    shifted,
+    usage_of,
+)
+from proxy.skeleton import WINDOW_BYTES
+from tests.support.eventbodies import EventBody, event_bodies
 from tests.support.images import MEDIA_TYPES, SIGNATURES, picture, reply
 
 
@@ -466,6 +479,187 @@ def test_a_data_url_in_place_of_an_address_is_the_picture_itself(spelled: str, i
     assert found.echo is not None
     at = shifted(found.echo[0], found.cuts())
     assert stored[:at] + text(sent, found.echo) + stored[at:] == edited(sent, found.prefixes)
+
+
+# --- the last event of a stream --------------------------------------------------------------------------------------
+
+
+def look_event(body: bytes) -> Inspection:
+    return inspect_event(memoryview(body))
+
+
+@settings(max_examples=100, deadline=None)
+@given(event_bodies())
+def test_the_ranges_of_any_event_hold_exactly_its_image_and_its_members(written: EventBody) -> None:
+    found = look_event(written.body)
+    (image,) = found.images
+    assert (pixels(written.body, image), image.size) == (written.picture, len(written.picture))
+    assert json.loads(text(written.body, image.key)) == "b64_json"
+    assert (found.links, found.prefixes) == ((), ())
+    assert found.usage == usage_of(written.document.get("usage"))
+    assert found.event is not None
+    for span, name in ((found.event.type, "type"), (found.echo, "safety_identifier"), (image.url, "url")):
+        assert (span is None) == (name not in written.document)
+        if span is not None:
+            expected = {key: value for key, value in written.document.items() if key != name}
+            assert json.loads(edited(written.body, [Edit(*span)])) == expected
+    if found.event.created is None:
+        assert "created_at" not in written.document or "created" in written.document
+    else:
+        assert json.loads(text(written.body, found.event.created)) == "created_at"
+
+
+@settings(max_examples=60, deadline=None)
+@given(event_bodies())
+def test_the_callers_own_member_is_cut_from_an_event_and_goes_back(written: EventBody) -> None:
+    found = look_event(written.body)
+    stored = edited(written.body, found.cuts())
+    expected = {name: value for name, value in written.document.items() if name != "safety_identifier"}
+    assert json.loads(stored) == expected
+    assert look_event(stored).cuts() == ()
+    if found.echo is not None:
+        at = shifted(found.echo[0], found.cuts())
+        assert stored[:at] + text(written.body, found.echo) + stored[at:] == written.body
+
+
+@pytest.mark.parametrize("prefix", ["data:image/png;base64,", "data:image\\/png;base64,", "data:;base64,"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"type":"t","b64_json":"%s"}',
+        '{"url":"%s","type":"t"}',
+        '{"url":"%s","b64_json":null,"safety_identifier":"me","type":"t"}',
+        '{"safety_identifier":"me","b64_json":"" , "type":"t","url":"%s"}',
+        '{"b64_json":"%s","safety_identifier":"me","url":null,"type":"t"}',
+    ],
+)
+def test_a_data_url_in_an_event_is_made_bare_base64(prefix: str, body: str) -> None:
+    sent = body.replace("%s", prefix + (B64.replace("/", "\\/") if "\\" in prefix else B64)).encode()
+    found = look_event(sent)
+    assert len(found.prefixes) > 0
+    assert all(len(edit.replacement) <= edit.stop - edit.start for edit in found.cuts())
+    assert all(one.stop <= two.start for one, two in zip(found.cuts(), found.cuts()[1:], strict=False))
+    stored = edited(sent, found.cuts())
+    expected = json.loads(sent)
+    expected.pop("safety_identifier", None)
+    if expected.get("url", 1) is not None:
+        expected.pop("url", None)
+    assert json.loads(stored) == {**expected, "b64_json": B64}
+    (image,) = look_event(stored).images
+    assert pixels(stored, image) == picture("one")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[DONE]",
+        b"null",
+        b"{}",
+        b'{"type":"image_generation.completed"}',
+        b'{"b64_json":null}',
+        b'{"b64_json":7}',
+        b'{"b64_json":"short"}',
+        b'{"b64_json":"' + B64[:-1].encode() + b'"}',
+        b'{"b64_json":"' + base64.b64encode(b"<html>" * 20) + b'"}',
+        b'{"url":"https://pictures.example/a.png?signature=0123456789abcdef"}',
+        b'{"b64_json":null,"url":"https://pictures.example/a.png?signature=0123456789abcdef"}',
+        b'{"error":{"message":"no"},"b64_json":"' + B64.encode() + b'"}',
+        b'{"b64_json":"' + B64.encode() + b'","b64_json":"' + B64.encode() + b'"}',
+        b'{"b64_json":"' + B64.encode() + b'","note":"' + b"\n" * 40 + b'"}',
+        b'{"b64_json":"' + B64.encode() + b'","data":null}',
+        b'{"data":[' + ITEM.encode() + b"]}",
+        b'{"image":{"b64_json":"' + B64.encode() + b'"}}',
+    ],
+)
+def test_what_is_no_last_event_is_refused(body: bytes) -> None:
+    with pytest.raises(UpstreamInvalidResponse):
+        look_event(body)
+
+
+def test_an_event_cut_off_at_any_byte_is_refused() -> None:
+    body = f'{{"type":"image_edit.completed","b64_json":"{B64}","created_at":1}}'.encode()
+    look_event(body)
+    for length in range(len(body)):
+        with pytest.raises(UpstreamInvalidResponse):
+            look_event(body[:length])
+
+
+# --- a look at any event ---------------------------------------------------------------------------------------------
+
+LONG = "an explanation that is longer than any short string"
+
+
+def glance(body: bytes) -> Peek:
+    return peek(memoryview(body))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"", ""),
+        (b"[DONE]", ""),
+        (b"null", ""),
+        (b'["type"]', ""),
+        (b'"type', ""),
+        (b'{"type":', ""),
+        (b"{}", ""),
+        (b'{"type":7}', ""),
+        (b'{"type":null,"error":null}', ""),
+        (b'{"type":"a","type":"b"}', ""),
+        (b" " * 2_000_000, ""),
+        (b'{"type":"image_generation.completed"}', "image_generation.completed"),
+        (
+            b'{"b64_json":"%s","type":"image_generation.partial_succeeded"}' % (b"*" * 99),
+            "image_generation.partial_succeeded",
+        ),
+        (b'{"\\u0074\\u0079\\u0070\\u0065":"a","note":"%s"}' % (b"\n" * 99), "a"),
+        (b'{"inner":{"type":"b"},"type":"a"}', "a"),
+    ],
+)
+def test_the_type_of_any_event_is_told_and_nothing_raised(body: bytes, kind: str) -> None:
+    assert glance(body) == Peek(kind, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "kind", "param", "code"),
+    [
+        (
+            {"type": "error", "error": {"message": LONG, "type": LONG, "param": None, "code": "c"}},
+            LONG,
+            LONG,
+            None,
+            "c",
+        ),
+        ({"error": {"message": "no", "type": "t", "param": "p", "code": 500}}, "no", "t", "p", "500"),
+        ({"type": "error", "code": "c", "message": LONG}, LONG, "server_error", None, "c"),
+        ({"type": "error", "error": None, "message": "no"}, "no", "server_error", None, None),
+        ({"type": "error"}, "The upstream reported an error.", "server_error", None, None),
+        ({"error": "no"}, "no", "server_error", None, None),
+        ({"error": {}}, "The upstream reported an error.", "server_error", None, None),
+        ({"error": [LONG]}, "The upstream reported an error.", "server_error", None, None),
+        ({"error": {"message": "x" * 99_999}}, "The upstream reported an error.", "server_error", None, None),
+        (
+            {"error": {"message": {"a": LONG}, "code": True}},
+            "The upstream reported an error.",
+            "server_error",
+            None,
+            None,
+        ),
+    ],
+)
+def test_the_error_of_any_event_is_told_in_its_four_members(
+    body: dict[str, Any], message: str, kind: str, param: str | None, code: str | None
+) -> None:
+    found = glance(json.dumps(body).encode())
+    assert found.error == {"message": message, "type": kind, "param": param, "code": code}
+    assert found.type == body.get("type", "")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60) | st.text(alphabet='{}[]":,\\eorx1', max_size=80).map(str.encode))
+def test_a_glance_never_raises(body: bytes) -> None:
+    glance(body)
 
 
 # --- usage -----------------------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.model import ImageSpan, Rendering
-from proxy.reply import inspect, shifted
+from proxy.reply import inspect, inspect_event, shifted
 from proxy.splice import Face, Piece, length_of, pieces
+from tests.support.eventbodies import EventBody, event_bodies
 from tests.support.images import SIGNATURES, picture
 
 Field = Literal["url", "b64_json"]
@@ -30,6 +31,11 @@ def shown(body: bytes, rendering: Rendering, field: Field = "url", echo: tuple[i
     whole = joined(body, parts)
     assert length_of(parts) == len(whole)
     return whole
+
+
+def once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    assert len({name for name, _ in members}) == len(members)
+    return dict(members)
 
 
 def rewritten(body: bytes, rendering: Rendering, field: Field) -> dict[str, Any]:
@@ -73,10 +79,6 @@ def test_every_face_says_what_a_naive_rewrite_says(body: bytes, rendering: Rende
 @settings(max_examples=40, deadline=None)
 @given(bodies(), st.sampled_from(Rendering), st.sampled_from(["url", "b64_json"]))
 def test_no_member_is_named_twice(body: bytes, rendering: Rendering, field: Field) -> None:
-    def once(members: list[tuple[str, Any]]) -> dict[str, Any]:
-        assert len({name for name, _ in members}) == len(members)
-        return dict(members)
-
     json.loads(shown(body, rendering, field), object_pairs_hook=once)
 
 
@@ -115,3 +117,73 @@ def test_megabytes_are_ranges_and_our_own_bytes_are_few(rendering: Rendering) ->
     parts = pieces(len(body), inspect(memoryview(body)).images, Face(rendering, "url", link))
     assert sum(len(part) for part in parts if isinstance(part, bytes)) < 300
     assert all(part[0] < part[1] for part in parts if not isinstance(part, bytes))
+
+
+# --- bodies that are the data of an event ----------------------------------------------------------------------------
+
+
+def as_reply(document: dict[str, Any], rendering: Rendering, field: Field, image: ImageSpan) -> dict[str, Any]:
+    """The naive way: what an ordinary reply would have said."""
+    members = {name: value for name, value in document.items() if name not in ("type", "b64_json")}
+    if "created_at" in members and "created" not in members:
+        members["created"] = members.pop("created_at")
+    value = document["b64_json"]
+    name = "b64_json" if rendering is Rendering.B64_JSON else "url"
+    if rendering is Rendering.DATA_URL:
+        value, name = f"data:{image.media_type};base64,{value}", field
+    elif rendering is Rendering.URL:
+        value = link(0, image)
+    if name == "url":
+        members.pop("url", None)
+    return {**members, "data": [{name: value}]}
+
+
+@settings(max_examples=250, deadline=None)
+@given(event_bodies(), st.sampled_from(Rendering), st.sampled_from(["url", "b64_json"]), st.booleans())
+def test_every_face_of_an_event_is_the_reply_that_it_stands_for(
+    written: EventBody, rendering: Rendering, field: Field, with_echo: bool
+) -> None:
+    sent = inspect_event(memoryview(written.body))
+    stored, echo, expected = written.body, None, dict(written.document)
+    if sent.echo is not None:
+        start, stop = sent.echo
+        stored = written.body[:start] + written.body[stop:]
+        echo = (shifted(start, sent.cuts()), written.body[start:stop]) if with_echo else None
+        if not with_echo:
+            del expected["safety_identifier"]
+    found = inspect_event(memoryview(stored))
+    parts = pieces(len(stored), found.images, Face(rendering, field, link), echo, found.event)
+    whole = joined(stored, parts)
+    assert length_of(parts) == len(whole)
+    assert json.loads(whole, object_pairs_hook=once) == as_reply(expected, rendering, field, found.images[0])
+
+
+@pytest.mark.parametrize("rendering", list(Rendering))
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"safety_identifier":"me","b64_json":"%s"}',
+        '{"b64_json":"%s","safety_identifier":"me"}',
+        '{"type":"t","safety_identifier":"me","b64_json":"%s","url":null}',
+        '{"safety_identifier":"me","type":"t","b64_json":"%s"}',
+        '{"url":null,"b64_json":"%s","safety_identifier":"me","type":"t"}',
+        '{"b64_json":"%s","type":"t","safety_identifier":"me","url":null}',
+    ],
+)
+def test_the_echo_of_an_event_stands_outside_of_its_image(body: str, rendering: Rendering) -> None:
+    sent = body.replace("%s", base64.b64encode(picture("a")).decode()).encode()
+    start, stop = inspect_event(memoryview(sent)).echo or (0, 0)
+    stored = sent[:start] + sent[stop:]
+    found = inspect_event(memoryview(stored))
+    parts = pieces(len(stored), found.images, Face(rendering, "url", link), (start, sent[start:stop]), found.event)
+    expected = as_reply(json.loads(sent), rendering, "url", found.images[0])
+    assert json.loads(joined(stored, parts), object_pairs_hook=once) == expected
+
+
+def test_the_megabytes_of_an_event_are_ranges_too() -> None:
+    value = base64.b64encode(picture("big", size=90_000)).decode()
+    body = f'{{"created_at":1,"b64_json":"{value}","type":"image_generation.completed"}}'.encode()
+    found = inspect_event(memoryview(body))
+    parts = pieces(len(body), found.images, Face(Rendering.B64_JSON, "url", link), None, found.event)
+    assert sum(len(part) for part in parts if isinstance(part, bytes)) < 50
+    assert joined(body, parts) == f'{{"created":1,"data":[{{"b64_json":"{value}"}}]}}'.encode()
