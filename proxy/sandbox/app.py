@@ -6,7 +6,7 @@ Law: painting never runs on the event loop, and nothing a call asks for outlives
 import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 
 import anyio
@@ -14,42 +14,25 @@ import anyio.to_thread
 from PIL.Image import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from proxy import ids
+from proxy import ids, models
 from proxy.catalogue import Catalogue
 from proxy.clock import Clock
-from proxy.errors import RequestError
+from proxy.errors import ImagegateError
+from proxy.model import Operation
 from proxy.sandbox import painter, wire
 from proxy.sandbox.believe import Believer, Order
+from proxy.sandbox.intake import Intake
 from proxy.sandbox.options import SandboxOptions, Wishes, wishes
-from proxy.strictjson import parse_object
+from proxy.sandbox.retoucher import retouch
+from proxy.sandbox.tally import Tally
+from proxy.settings import UpstreamSection
 
-_MOST_BODY_BYTES = 4 << 20
 _KEPT_PICTURES = 64
-_COUNTED_PROMPTS = 10_000
-
-
-@dataclass(slots=True)
-class Tally:
-    """What has been asked and what would have been paid, since the start."""
-
-    calls: int = 0
-    billed: int = 0
-    images: int = 0
-    in_flight: int = 0
-    by_prompt_digest: OrderedDict[str, int] = field(default_factory=OrderedDict)
-
-    def bill(self, order: Order) -> None:
-        self.billed += 1
-        self.images += order.n
-        digest = sha256(order.prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        self.by_prompt_digest[digest] = self.by_prompt_digest.pop(digest, 0) + 1
-        if len(self.by_prompt_digest) > _COUNTED_PROMPTS:
-            self.by_prompt_digest.popitem(last=False)
 
 
 @dataclass(slots=True)
@@ -66,7 +49,16 @@ class Call:
 def application(options: SandboxOptions, catalogue: Catalogue, clock: Clock) -> ASGIApp:
     """The sandbox for one set of options."""
     sandbox = Sandbox(options, catalogue, clock)
-    routes = [Route(prefix + "/images/generations", sandbox.generate, methods=["POST"]) for prefix in ("/v1", "")]
+    routes = [
+        Route(prefix + path, endpoint, methods=[method])
+        for prefix in ("/v1", "")
+        for method, path, endpoint in (
+            ("POST", "/images/generations", sandbox.generate),
+            ("POST", "/images/edits", sandbox.edit),
+            ("GET", "/models", sandbox.models),
+            ("GET", "/models/{model:path}", sandbox.model),
+        )
+    ]
     routes += [
         Route("/v1/images/sandbox/{name}", sandbox.picture, methods=["GET"]),
         Route("/sandbox/calls", sandbox.calls, methods=["GET"]),
@@ -81,6 +73,8 @@ class Sandbox:
     def __init__(self, options: SandboxOptions, catalogue: Catalogue, clock: Clock) -> None:
         self._options = options
         self._believer = Believer(catalogue, options)
+        self._intake = Intake(options.painters)
+        self._catalogue = catalogue
         self._clock = clock
         self._chance = random.Random(options.seed)  # noqa: S311 - weather, not secrets
         self._painters = anyio.CapacityLimiter(options.painters)
@@ -89,17 +83,23 @@ class Sandbox:
 
     async def generate(self, request: Request) -> Response:
         """POST /v1/images/generations."""
-        self._tally.calls += 1
-        self._tally.in_flight += 1
-        call = Call(ids.request_id(), self._clock.monotonic(), Wishes(), 0.0, str(request.base_url))
+        return await self._called(request, Operation.GENERATION)
+
+    async def edit(self, request: Request) -> Response:
+        """POST /v1/images/edits."""
+        return await self._called(request, Operation.EDIT)
+
+    async def models(self, _: Request) -> Response:
+        """GET /v1/models."""
+        return JSONResponse({"object": "list", "data": models.listing(self._catalogue, self._as_upstream(), {})})
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{model}."""
         try:
-            return await self._answer(request, call)
-        except RequestError as error:
-            return self._refusal(wire.from_request_error(error), call)
-        except wire.Refusal as refusal:
-            return self._refusal(refusal, call)
-        finally:
-            self._tally.in_flight -= 1
+            found = models.find(self._catalogue, self._as_upstream(), {}, request.path_params["model"])
+        except ImagegateError as error:
+            return JSONResponse(error.body(), error.status)
+        return JSONResponse(found)
 
     async def picture(self, request: Request) -> Response:
         """GET of an image that was answered as a `url`."""
@@ -110,33 +110,48 @@ class Sandbox:
 
     async def calls(self, _: Request) -> Response:
         """GET /sandbox/calls: shows that a second, cached call never got here."""
-        tally = self._tally
-        return JSONResponse({
-            "calls": tally.calls,
-            "billed": tally.billed,
-            "images": tally.images,
-            "in_flight": tally.in_flight,
-            "by_prompt_digest": tally.by_prompt_digest,
-        })  # fmt: skip
+        return JSONResponse(self._tally.shown())
 
     async def alive(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    async def _answer(self, request: Request, call: Call) -> Response:
-        self._admit(request)
-        document = parse_object(await _json_body(request))
-        call.wishes = wishes(document.get("prompt"), request.headers.get("x-sandbox", ""))
-        call.latency_seconds = self._latency(call.wishes)
-        order = self._believer.order(document)
+    def _as_upstream(self) -> list[UpstreamSection]:
+        """The catalogue of one vendor, as of an upstream that serves all of it."""
+        return [UpstreamSection(name="sandbox", vendor=self._options.vendor, base_url="http://sandbox/v1")]
+
+    async def _called(self, request: Request, operation: Operation) -> Response:
+        self._tally.calls += 1
+        self._tally.in_flight += 1
+        call = Call(ids.request_id(), self._clock.monotonic(), Wishes(), 0.0, str(request.base_url))
+        try:
+            return await self._answer(request, call, operation)
+        except ImagegateError as error:
+            return self._refusal(wire.from_error(error), call)
+        except wire.Refusal as refusal:
+            return self._refusal(refusal, call)
+        except ClientDisconnect:
+            return Response(status_code=400)  # which nobody reads
+        finally:
+            self._tally.in_flight -= 1
+
+    async def _answer(self, request: Request, call: Call, operation: Operation) -> Response:
+        order = await self._order(request, call, operation)
         await self._weather(order, call)
         self._tally.bill(order)
+        images = await self._paint(order)
         if order.stream:
-            images = await self._paint(order)
             events = self._events(order, call, images[0])
             return StreamingResponse(events, media_type="text/event-stream", headers=self._headers(call))
-        images = await self._paint(order)
         await self._wait(call.started + call.latency_seconds)
         return await self._reply(order, call, images)
+
+    async def _order(self, request: Request, call: Call, operation: Operation) -> Order:
+        self._admit(request)
+        document = await self._intake.document(request, operation)
+        call.wishes = wishes(document.fields.get("prompt"), request.headers.get("x-sandbox", ""))
+        call.latency_seconds = self._latency(call.wishes)
+        asked = self._believer.request(document, operation)
+        return self._believer.order(asked, await self._intake.originals(asked))
 
     def _admit(self, request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -168,11 +183,7 @@ class Sandbox:
 
     async def _paint(self, order: Order) -> list[Image]:
         def work() -> list[Image]:
-            clear = order.background == "transparent"
-            return [
-                painter.picture(order.prompt, order.width, order.height, number=number, transparent=clear)
-                for number in range(order.n)
-            ]
+            return [_painted(order, number) for number in range(order.n)]
 
         return await anyio.to_thread.run_sync(work, limiter=self._painters)
 
@@ -234,21 +245,12 @@ def _name(file: bytes, order: Order) -> str:
     return f"{sha256(file).hexdigest()[:32]}.{order.output_format}"
 
 
-async def _json_body(request: Request) -> bytes:
-    """The whole body. Refuses what is not announced as JSON, and what is too large."""
-    kind = request.headers.get("content-type", "")
-    if kind.partition(";")[0].strip().lower() != "application/json":
-        message = (
-            f"Unsupported content type: '{kind[:100]}'. This API method only accepts 'application/json' requests, but "
-            f"you specified the header 'Content-Type: {kind[:100]}'. Please try again with a supported content type."
-        )
-        raise wire.Refusal(400, wire.error_object("invalid_request_error", message, code="unsupported_content_type"))
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BODY_BYTES:
-            raise wire.Refusal(413, wire.error_object("invalid_request_error", "Request body is too large."))
-    return bytes(body)
+def _painted(order: Order, number: int) -> Image:
+    is_clear = order.background == "transparent"
+    if order.operation is Operation.GENERATION:
+        return painter.picture(order.prompt, order.width, order.height, number=number, transparent=is_clear)
+    image = retouch(order.prompt, order.originals, (order.width, order.height), number)
+    return painter.vignette(image) if is_clear else image
 
 
 async def _not_served(request: Request, error: Exception) -> Response:

@@ -40,6 +40,13 @@ def paint(
 
 def picture(prompt: str, width: int, height: int, *, number: int = 0, transparent: bool = False) -> Image.Image:
     """The picture itself. `number` tells the images of one call apart; `transparent` leaves a round vignette."""
+    image = scene(prompt, width, height, number)
+    sign(image)
+    return vignette(image) if transparent else image
+
+
+def scene(prompt: str, width: int, height: int, number: int = 0) -> Image.Image:
+    """What the words call for, unsigned."""
     seed = hashlib.sha256(f"{number}\0{prompt}".encode("utf-8", "surrogatepass")).digest()
     rng = Random(seed)  # noqa: S311 - art, not secrets
     scale = min(1.0, math.sqrt(_WORKING_PIXELS / (width * height)))
@@ -49,9 +56,7 @@ def picture(prompt: str, width: int, height: int, *, number: int = 0, transparen
     image = canvas.image
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    image = _grain(image, rng)
-    _sign(image)
-    return _vignette(image) if transparent else image
+    return _grain(image, rng)
 
 
 def sketch(image: Image.Image, step: int, steps: int) -> Image.Image:
@@ -105,7 +110,7 @@ def _grain(image: Image.Image, rng: Random) -> Image.Image:
     return ImageChops.add(image, layers, 1, -128)
 
 
-def _sign(image: Image.Image) -> None:
+def sign(image: Image.Image) -> None:
     """The mark in the lower right corner, so that nobody takes the picture for a model's."""
     size = max(9, min(image.size) // 64)
     font = ImageFont.load_default(size)
@@ -119,7 +124,7 @@ def _sign(image: Image.Image) -> None:
     image.paste((255, 255, 255), corner, mask)
 
 
-def _vignette(image: Image.Image) -> Image.Image:
+def vignette(image: Image.Image) -> Image.Image:
     """A rounded medallion on nothing."""
     scale = 2
     mask = Image.new("L", (image.width * scale // 2, image.height * scale // 2))

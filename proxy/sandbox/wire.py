@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxy import ids
-from proxy.errors import RequestError
+from proxy.errors import ImagegateError
 from proxy.model import Usage
 from proxy.sandbox.believe import Order
 
@@ -27,7 +27,7 @@ def error_object(kind: str, message: str, *, param: str | None = None, code: str
     return {"message": message, "type": kind, "param": param, "code": code}
 
 
-def from_request_error(error: RequestError) -> Refusal:
+def from_error(error: ImagegateError) -> Refusal:
     """The same answer that the proxy would give."""
     return Refusal(error.status, error.body()["error"], error.headers)
 
@@ -47,6 +47,19 @@ def wrong_key(key: str) -> Refusal:
         "You can find your API key at https://platform.openai.com/account/api-keys."
     )
     return Refusal(401, error_object("invalid_request_error", message, code="invalid_api_key"))
+
+
+def unsupported_content_type(kind: str, taken: Sequence[str]) -> Refusal:
+    supported = " or ".join(f"'{each}'" for each in taken)
+    message = (
+        f"Unsupported content type: '{kind[:100]}'. This API method only accepts {supported} requests, but "
+        f"you specified the header 'Content-Type: {kind[:100]}'. Please try again with a supported content type."
+    )
+    return Refusal(400, error_object("invalid_request_error", message, code="unsupported_content_type"))
+
+
+def too_large() -> Refusal:
+    return Refusal(413, error_object("invalid_request_error", "Request body is too large."))
 
 
 def rate_limited(model: str) -> Refusal:
@@ -110,7 +123,7 @@ def reply(order: Order, images: Sequence[bytes], urls: Sequence[str], created: i
 
 def partial_event(order: Order, image: bytes, index: int, created: int) -> bytes:
     """`index` counts from 0."""
-    return _event("image_generation.partial_image", order, image, created, {"partial_image_index": index})
+    return _event("partial_image", order, image, created, {"partial_image_index": index})
 
 
 def completed_event(order: Order, image: bytes, created: int, *, usage: bool) -> bytes:
@@ -118,10 +131,11 @@ def completed_event(order: Order, image: bytes, created: int, *, usage: bool) ->
     more: dict[str, Any] = {"usage": usage_object(order.usage, detailed=False)} if usage else {}
     if order.safety_identifier:
         more["safety_identifier"] = order.safety_identifier
-    return _event("image_generation.completed", order, image, created, more)
+    return _event("completed", order, image, created, more)
 
 
-def _event(kind: str, order: Order, image: bytes, created: int, more: Mapping[str, Any]) -> bytes:
+def _event(what: str, order: Order, image: bytes, created: int, more: Mapping[str, Any]) -> bytes:
+    kind = f"{order.operation}.{what}"
     data = {
         "type": kind,
         "b64_json": _base64(image),
