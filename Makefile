@@ -21,9 +21,11 @@ $(VENV)/run.stamp: requirements/run.lock pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/dev.stamp: requirements/dev.lock pyproject.toml
+$(VENV)/dev.stamp: requirements/dev.lock requirements/openai-1.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv"; exit 1; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@rm -rf $(VENV)/openai-1
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/openai-1.lock --target $(VENV)/openai-1
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/run.stamp
 
@@ -59,6 +61,8 @@ lock: ## Renew requirements/*.lock (needs uv)
 		--python-version 3.11 --custom-compile-command "make lock" pyproject.toml requirements/build.in -o requirements/run.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --upgrade \
 		--python-version 3.11 --custom-compile-command "make lock" pyproject.toml requirements/build.in --group dev -o requirements/dev.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --upgrade \
+		--python-version 3.11 --custom-compile-command "make lock" requirements/openai-1.in -o requirements/openai-1.lock
 
 clean: ## Remove what the other commands made
 	rm -rf $(VENV) var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache tests/clients/node/node_modules

@@ -10,6 +10,7 @@ import pytest
 import requests
 from openai import OpenAI
 
+from tests.clients.sdk import NODE, NODE_FOLDER
 from tests.support.process import Proxy
 from tests.support.upstream_process import UpstreamProcess, body_of, image_of
 
@@ -51,6 +52,16 @@ def test_the_snippet_for_the_openai_sdk(proxy: Proxy, upstream: UpstreamProcess)
         "output_format": "jpeg",
         "output_compression": 85,
     }
+
+
+def test_the_snippet_for_nodes_own_fetch(tmp_path: Path, proxy: Proxy, upstream: UpstreamProcess) -> None:
+    prompt, file = "Minimalist line-art cat logo", tmp_path / "logo.png"
+    for _ in range(2):
+        command = [NODE, str(NODE_FOLDER / "fetch.mjs"), proxy.url, "sk-your-api-key", prompt, str(file)]
+        subprocess.run(command, check=True, timeout=60)
+        assert file.read_bytes() == image_of(prompt)
+        file.unlink()
+    assert upstream.calls(prompt) == 1
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
