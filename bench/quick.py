@@ -119,8 +119,8 @@ def resident_mb(pid: int, field: str = "VmHWM") -> float:
 
 
 @contextlib.contextmanager
-def pair(size: int, latency: float) -> Iterator[tuple[int, int, int]]:
-    """The upstream's port, the proxy's port and the proxy's process id."""
+def pair(size: int, latency: float, *options: str) -> Iterator[tuple[int, int, int]]:
+    """The upstream's port, the proxy's port and the proxy's process id. `options` are more of the upstream's."""
     upstream, proxy = free_port(), free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "bench.toml"
@@ -131,7 +131,7 @@ def pair(size: int, latency: float) -> Iterator[tuple[int, int, int]]:
         command = [sys.executable, str(HERE / "upstream.py"), "--port", str(upstream)]
         serve = [sys.executable, "-m", "proxy", "serve", "--config", str(config)]
         with (
-            process([*command, "--bytes", str(size), "--latency", str(latency)], upstream),
+            process([*command, "--bytes", str(size), "--latency", str(latency), *options], upstream),
             process(serve, proxy) as started,
         ):
             yield upstream, proxy, started.pid

@@ -14,20 +14,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy import __version__, catalogue, ids
 from proxy.asking import Doorkeeper
 from proxy.auth import Authenticator
+from proxy.bodies import Bodies
 from proxy.clock import Clock, SystemClock
 from proxy.crosschecks import check_vendors
+from proxy.eventstream import SILENCE_SECONDS
 from proxy.filelinks import FileLinks
 from proxy.health import Health
+from proxy.idempotency import Idempotency
 from proxy.metrics import Metrics
 from proxy.middleware import Caught, Guarded, Recorded
 from proxy.outcomes import Fill
 from proxy.pipeline import Pipeline
 from proxy.render import Renderer
-from proxy.routes import Endpoint, Files, ImagesApi, MetricsPage, other_routes
-from proxy.settings import RulesSection, Settings, UpstreamSection
+from proxy.routes import Endpoint, Files, ImagesApi, MetricsPage, Models, other_routes
+from proxy.settings import RulesSection, ServerSection, Settings, UpstreamSection
 from proxy.singleflight import Flights
 from proxy.store import Store
 from proxy.stores.secret import cache_secret
+from proxy.uploads import Limits, Uploads
 from proxy.upstream import Upstreams, Wire
 from proxy.validation import Validator
 
@@ -89,7 +93,7 @@ class App:
         self.pipeline.doorkeeper.validator = _validator(settings.rules, self.settings.upstreams)
 
 
-def build(settings: Settings, *, clock: Clock | None = None) -> App:
+def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: float = SILENCE_SECONDS) -> App:
     """The whole application from its settings. Raises ConfigurationError."""
     clock = clock or SystemClock()
     validator = _validator(settings.rules, settings.upstreams)
@@ -109,6 +113,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         store=store,
         flights=flights,
         upstreams=upstreams,
+        idempotency=Idempotency(store.claims, store.executor, clock),
         cache=settings.cache,
         health=health,
         metrics=metrics,
@@ -118,11 +123,21 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
     renderer = Renderer(settings.render, links)
     page = MetricsPage(metrics, settings.metrics)
     others = other_routes(
+        models=Models(pipeline.doorkeeper),
         files=Files(store, links, renderer, clock),
         metrics_page=None if settings.metrics.listen else page,
         health=health,
     )
-    api = ImagesApi(pipeline, renderer, settings.server, metrics, clock, others)
+    api = ImagesApi(
+        pipeline=pipeline,
+        bodies=Bodies(settings.server, _uploads(settings.server, store)),
+        renderer=renderer,
+        server=settings.server,
+        metrics=metrics,
+        clock=clock,
+        others=others,
+        silence_seconds=silence_seconds,
+    )
     _watch(metrics, settings, store, flights, upstreams)
     return App(
         settings=settings,
@@ -147,6 +162,11 @@ def _validator(rules: RulesSection, upstreams: Iterable[UpstreamSection]) -> Val
     loaded = catalogue.load(rules.catalogue)
     check_vendors(upstreams, loaded.vendors)
     return Validator(loaded, rules)
+
+
+def _uploads(server: ServerSection, store: Store) -> Uploads:
+    limits = Limits(multipart_bytes=server.max_multipart_bytes, json_bytes=server.max_edit_json_bytes)
+    return Uploads(store.spools, server.max_json_bytes, limits)
 
 
 def _onion(api: ASGIApp, settings: Settings, metrics: Metrics, renderer: Renderer, clock: Clock) -> Recorded:

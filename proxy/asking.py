@@ -1,16 +1,18 @@
 """Who asks what: a call as it arrived becomes an Ask that is believed, or the error that says why not."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from proxy import policy, strictjson, validation
+from proxy import policy, validation
 from proxy.auth import Authenticator
 from proxy.cachekey import cache_key
 from proxy.clock import Clock, midnight
 from proxy.errors import Forbidden, RequestError, Unauthenticated
+from proxy.eventlog import Listener
+from proxy.idempotency import Claim, Idempotency
 from proxy.metrics import Metrics
-from proxy.model import Candidate, ImageRequest, Inbound, Principal, Progress
+from proxy.model import Candidate, Document, ImageRequest, Inbound, Principal, Progress
 from proxy.routing import eligible
 from proxy.settings import UpstreamSection
 from proxy.upstream import Caller
@@ -29,6 +31,16 @@ class Ask:
     """Wall clock, seconds."""
     progress: Progress = field(default_factory=Progress)
     openai_beta: str = ""
+    idempotency_key: str | None = field(default=None, repr=False)
+    claim: Claim | None = None
+    """What the idempotency key stands for, once that is known."""
+    listener: Listener = field(default_factory=Listener)
+    """Hears what its flight tells before it lands."""
+
+    @property
+    def bypasses_cache(self) -> bool:
+        """Neither looked up, nor stored, nor shared: by the caller's wish, or because nobody can name its pictures."""
+        return self.directives.no_store or self.first.request.is_by_reference
 
     @property
     def first(self) -> Candidate:
@@ -51,32 +63,39 @@ class Doorkeeper:
 
     async def believe(self, inbound: Inbound) -> Ask:
         """Raises RequestError, and counts it."""
-        principal = self._authenticate(inbound)
+        principal = self.authenticate(inbound.headers)
+        inbound.progress.team = principal.team
         try:
-            document = strictjson.parse_object(await inbound.read())
+            document = await inbound.read()
             candidates = self._candidates(inbound, principal, document)
             directives = policy.directives(inbound.headers)
+            idempotency_key = Idempotency.key_of(inbound.headers)
         except RequestError as error:
             self.metrics.rejected(error.param, error.code)
             raise
         self._note(inbound, candidates[0])
         return Ask(
-            principal, candidates, directives, inbound.arrived, inbound.progress, inbound.headers.get("openai-beta", "")
+            principal,
+            candidates,
+            directives,
+            inbound.arrived,
+            inbound.progress,
+            openai_beta=inbound.headers.get("openai-beta", ""),
+            idempotency_key=idempotency_key,
         )
 
-    def _authenticate(self, inbound: Inbound) -> Principal:
+    def authenticate(self, headers: Mapping[str, str]) -> Principal:
+        """Raises Unauthenticated or Forbidden, and counts it."""
         try:
-            principal = self.authenticator.authenticate(inbound.headers)
+            return self.authenticator.authenticate(headers)
         except Unauthenticated:
             self.metrics.auth_failed("missing")
             raise
         except Forbidden:
             self.metrics.auth_failed("origin")
             raise
-        inbound.progress.team = principal.team
-        return principal
 
-    def _candidates(self, inbound: Inbound, principal: Principal, document: dict[str, Any]) -> tuple[Candidate, ...]:
+    def _candidates(self, inbound: Inbound, principal: Principal, document: Document) -> tuple[Candidate, ...]:
         """The preferred upstream judges the request; another one is a candidate if it would take it too."""
         found: list[Candidate] = []
         for section in eligible(self.upstreams, self.validator.model_of(document)):

@@ -6,6 +6,7 @@ the canonical body itself. Raise KEY_VERSION whenever the same request would has
 
 import hashlib
 import struct
+from dataclasses import replace
 
 from proxy.model import ImageRequest
 
@@ -27,6 +28,11 @@ def cache_key(request: ImageRequest, *, scope: str, cache_group: str, openai_bet
         _field(digest, part.encode())
     _field(digest, request.canonical)
     return digest.hexdigest()
+
+
+def fingerprint(request: ImageRequest, *, openai_beta: str = "") -> str:
+    """64 hex digits naming what is asked, whoever asks, whoever may answer, and whatever the defaults are."""
+    return cache_key(replace(request, table_digest=""), scope="", cache_group="", openai_beta=openai_beta)
 
 
 def _field(digest: "hashlib._Hash", value: bytes) -> None:

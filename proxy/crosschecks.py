@@ -11,7 +11,7 @@ from proxy.errors import ConfigurationError
 from proxy.problems import Problems, did_you_mean
 from proxy.settings import MetricsSection, ServerSection, Settings, UpstreamSection
 
-SHIPPED_VENDORS = ("openai", "apiyi")
+SHIPPED_VENDORS = ("apiyi", "azure", "generic", "openai", "together", "xai")
 """The vendors of the catalogue that is shipped; `rules.catalogue` may add others."""
 
 _LEAST_SECRET = 16
@@ -75,7 +75,9 @@ def _check_upstream(path: str, upstream: UpstreamSection, settings: Settings, pr
     shipped_only = not settings.rules.catalogue and problems.sound("rules.catalogue")
     if upstream.vendor not in SHIPPED_VENDORS and shipped_only:
         near = did_you_mean(upstream.vendor, SHIPPED_VENDORS)
-        problems.add(f"{path}.vendor", f"must be {' or '.join(SHIPPED_VENDORS)}, or come from rules.catalogue{near}")
+        problems.add(
+            f"{path}.vendor", f"must be one of {', '.join(SHIPPED_VENDORS)}, or come from rules.catalogue{near}"
+        )
     if leads_to(settings.server, upstream) and problems.sound("server.host", "server.port"):
         problems.add(f"{path}.base_url", "is this proxy's own address")
     host = urlsplit(upstream.base_url).hostname or ""

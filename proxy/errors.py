@@ -12,16 +12,19 @@
     │   ├── LinkExpired                  410
     │   ├── PayloadTooLarge              413
     │   ├── UnsupportedMediaType         415
+    │   ├── IdempotencyMismatch          422
     │   └── HeadersTooLarge              431
     ├── NotCached                        504  `only-if-cached` and there is no entry
     ├── Unavailable                      ours: nothing was sent upstream, trying again may help
     │   ├── Draining                     503  this process is on its way out
+    │   ├── NoRoomForUpload              503  the disk is full, and so is what memory may hold of uploads
     │   └── QueueFull                    429  the upstream's connection limit, and its queue, are full
     ├── UpstreamError                    the upstream's
     │   ├── UpstreamRefusal              its own status and body, passed on as they came
     │   ├── UpstreamUnreachable          502  no connection: certainly not billed
     │   ├── UpstreamTimeout              504  the total deadline passed: may have been billed
     │   ├── UpstreamConnectionLost       502  ended before its announced length: may have been billed
+    │   ├── UpstreamStreamFailure             an error among the events of a stream, passed on as it came
     │   └── UpstreamInvalidResponse      502  complete, but not an image reply: may have been billed
     ├── InternalError                    500  a defect of ours
     ├── StoreError                       the disk's: degrades to a miss, never reaches a caller
@@ -137,6 +140,14 @@ class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
 
 
+class IdempotencyMismatch(RequestError):
+    """The caller's `Idempotency-Key` stands for another request."""
+
+    status = 422
+    code = "idempotency_key_in_use"
+    should_retry = False
+
+
 class HeadersTooLarge(RequestError):
     status = 431
     code = "headers_too_large"
@@ -159,6 +170,10 @@ class Unavailable(ImagegateError):
 
 class Draining(Unavailable):
     code = "draining"
+
+
+class NoRoomForUpload(Unavailable):
+    code = "no_room_for_upload"
 
 
 class QueueFull(Unavailable):
@@ -201,6 +216,30 @@ class UpstreamConnectionLost(UpstreamError):
     code = "upstream_connection_lost"
     should_retry = False
     billed = True
+
+
+class UpstreamStreamFailure(UpstreamError):
+    """The upstream said no among the events of a stream, whose status had been 200: its own words, as they came."""
+
+    should_retry = False
+    billed = True
+    _STATUSES: ClassVar[Mapping[str, int]] = {
+        "invalid_request_error": 400,
+        "image_generation_user_error": 400,
+        "insufficient_quota": 429,
+        "rate_limit_error": 429,
+    }
+
+    def __init__(self, error: Mapping[str, Any], *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(str(error.get("message") or "The upstream's stream ended with an error."), headers=headers)
+        self.error = dict(error)
+        self.type = str(error.get("type") or self.type)
+        self.code = error.get("code")
+        self.status = self._STATUSES.get(self.type, self.status)
+
+    def body(self) -> dict[str, Any]:
+        standard = {"message": self.message, "type": self.type, "param": None, "code": None}
+        return {"error": {**standard, **self.error}}
 
 
 class UpstreamInvalidResponse(UpstreamError):

@@ -59,7 +59,7 @@ _TEAM = Label("team", ("none",), configured="teams")
 _CACHE = Label("cache", ("hit", "miss", "refresh", "bypass", "coalesced", "none"))
 _TIER = Label("tier", ("memory", "disk"))
 _DIRECTION = Label("direction", ("input", "output"))
-_MODALITY = Label("modality", ("text", "image"))
+_MODALITY = Label("modality", ("text", "image", "unknown"))
 _SAVED = Label("reason", ("hit", "coalesced"))
 _SIZE = _listed(
     "size",
@@ -75,9 +75,11 @@ _PARAM = _listed(
 )
 _REJECTED = _listed(
     "reason",
-    "none invalid_value invalid_type unsupported_value unknown_parameter missing_required_parameter empty_string "
+    "none invalid_value invalid_type request_timeout unknown_parameter missing_required_parameter empty_string "
     "string_above_max_length integer_above_max_value integer_below_min_value invalid_png_output_compression "
-    "invalid_header request_too_large unsupported_media_type",
+    "empty_array array_above_max_length duplicate_parameter mutually_exclusive_parameters invalid_multipart "
+    "unsupported_file_mimetype invalid_image_file invalid_mask_image_format file_too_large "
+    "invalid_input_fidelity_model invalid_header request_too_large unsupported_media_type",
 )
 
 _DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
@@ -233,9 +235,16 @@ FAMILIES: tuple[Family, ...] = (
             _UPSTREAM,
             _MODEL,
             Label("code", ("none", *_STATUS)),
-            Label("error", ("", "connect", "timeout", "reset", "protocol", "cancelled")),
+            Label("error", ("", "connect", "timeout", "reset", "protocol", "stream", "cancelled")),
         ),
         initial=({"code": ("200", "429", "500"), "error": ("",)},),
+    ),
+    Family(
+        "imagegate_upstream_amended_total",
+        "counter",
+        "Replies that lacked a member which OpenAI's clients expect, and got it here.",
+        (_UPSTREAM, Label("member", ("created",))),
+        initial=_ALL,
     ),
     Family(
         "imagegate_upstream_attempt_duration_seconds",

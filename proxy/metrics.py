@@ -361,6 +361,10 @@ class Metrics:
         self._counters["imagegate_upstream_attempts_total"].add((upstream, model, status, error or ""))
         self._histograms["imagegate_upstream_attempt_duration_seconds"].observe((upstream, model), seconds)
 
+    def amended(self, upstream: str, member: str) -> None:
+        """A reply got a `member` that its vendor leaves out."""
+        self._counters["imagegate_upstream_amended_total"].add((upstream, member))
+
     def retried(self, upstream: str, reason: str) -> None:
         self._counters["imagegate_upstream_retries_total"].add((upstream, reason))
 
@@ -424,6 +428,8 @@ def _by_class(usage: Usage) -> Iterator[tuple[str, str, int]]:
         yield "input", "text", usage.text_in
     if usage.image_in:
         yield "input", "image", usage.image_in
+    if usage.unknown_in:
+        yield "input", "unknown", usage.unknown_in
     if usage.text_out:
         yield "output", "text", usage.text_out
     if usage.image_out:

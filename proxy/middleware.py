@@ -43,11 +43,21 @@ class Call:
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
     error: ImagegateError | None = None
+    is_stream: bool = False
     gone: bool = False
+    is_over: bool = False
+    """The response has been sent to its end."""
     status: int = 0
     received_bytes: int = 0
     sent_bytes: int = 0
     first_byte_monotonic: float | None = None
+
+    @property
+    def code(self) -> int:
+        """The status; of a stream that failed after its head the one that it would have had."""
+        if self.gone:
+            return CLIENT_GONE
+        return self.error.status if self.error is not None and self.is_stream else self.status
 
     @property
     def cache(self) -> str:
@@ -93,6 +103,7 @@ class Recorded:
                 message = {**message, "headers": headers}
             else:
                 call.sent_bytes += len(message.get("body", b""))
+                call.is_over = not message.get("more_body", False)
             await send(message)
 
         return recorded
@@ -100,7 +111,7 @@ class Recorded:
     def _finish(self, scope: Scope, call: Call) -> None:
         now = self._clock.monotonic()
         seconds = now - call.arrived_monotonic
-        code = CLIENT_GONE if call.gone else call.status
+        code = call.code
         cache = call.cache
         overhead = _overhead(call)
         if call.operation is not None:
@@ -114,8 +125,13 @@ class Recorded:
 
 
 def _overhead(call: Call) -> float | None:
-    """Seconds of a success that were ours: up to the first byte, less the wait for the upstream."""
+    """Seconds of a success that were ours: up to the first byte, less the wait for the upstream.
+
+    A stream's first byte comes before its upstream's last: what of it was ours cannot be told.
+    """
     if call.outcome is None or call.first_byte_monotonic is None:
+        return None
+    if call.is_stream and call.outcome.forward is not None:
         return None
     return max(0.0, call.first_byte_monotonic - call.arrived_monotonic - call.outcome.upstream_seconds)
 
@@ -169,7 +185,7 @@ class Caught:
         except Exception:
             logger.exception("unexpected error", extra={"request_id": call.request_id})
             call.error = InternalError(f"imagegate failed. Please report this with the request id {call.request_id}.")
-        if call.error is None:
+        if call.error is None or call.is_over:  # the failure of a stream may have been its last event
             return
         if call.status:  # the response has begun: only a broken connection can still tell the truth
             raise call.error

@@ -1,6 +1,5 @@
 """The nouns of the request path, as frozen values; nothing here does anything."""
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ class Operation(StrEnum):
     """What is asked of the Images API; also the metric label `operation`."""
 
     GENERATION = "image_generation"
+    EDIT = "image_edit"
 
 
 class Rendering(StrEnum):
@@ -88,6 +88,47 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class InputImage:
+    """A picture that a caller sent: one to be edited, or a mask. Named by its bytes, never by its file's name."""
+
+    media_type: str
+    """As its sender declared it, lower-case, without parameters: a multipart part's content type, or a data URL's."""
+    sha256: str
+    """Hex digest of its bytes."""
+    body: "Body" = field(repr=False)
+    """Its bytes; on disk, without a name, and gone with the last reference."""
+    found_type: str | None = None
+    """Its media type by its own first bytes; None if it is no image we know."""
+    width: int | None = None
+    """Pixels, as stored, before any orientation; None where the head does not tell."""
+    height: int | None = None
+    has_alpha: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A picture that a caller only names: `{"image_url": "https://…"}` or `{"file_id": "file-…"}`, as it came."""
+
+    member: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A request's body, read and not yet believed.
+
+    `fields` are its members but for pictures. In multipart every field is a string: the validator makes it what the
+    catalogue says it is. `images` and `mask` hold what came in the places of pictures (`image`, `image[]` and `mask` in
+    multipart; `images` and `mask` in JSON): an InputImage, a Reference, or whatever else was there, to be refused.
+    """
+
+    fields: Mapping[str, Any] = field(repr=False)
+    images: tuple[Any, ...] | None = field(default=None, repr=False)
+    """None if there was none; empty for an empty array."""
+    mask: Any = field(default=None, repr=False)
+    container: Literal["json", "multipart"] = "json"
+
+
+@dataclass(frozen=True, slots=True)
 class Inbound:
     """The call as it arrives, unbelieved. Header names are lower-case; `arrived` is wall clock, in seconds.
 
@@ -96,7 +137,7 @@ class Inbound:
 
     operation: Operation
     headers: Mapping[str, str] = field(repr=False)
-    read: Callable[[], Awaitable[bytes]]
+    read: Callable[[], Awaitable[Document]]
     arrived: float
     progress: Progress = field(default_factory=Progress)
 
@@ -115,10 +156,12 @@ class Usage:
     image_out: int = 0
     cached_text_in: int = 0
     cached_image_in: int = 0
+    unknown_in: int = 0
+    """Input of an edit whose reply does not say what of it was text: billed as the dearer of both."""
 
     @property
     def total(self) -> int:
-        return self.text_in + self.image_in + self.text_out + self.image_out
+        return self.text_in + self.image_in + self.unknown_in + self.text_out + self.image_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +189,7 @@ class Price:
             + usage.cached_text_in * self.cached_text_in
             + (usage.image_in - usage.cached_image_in) * self.image_in
             + usage.cached_image_in * self.cached_image_in
+            + usage.unknown_in * max(self.text_in, self.image_in)
             + usage.text_out * self.text_out
             + usage.image_out * self.image_out
         )
@@ -156,8 +200,9 @@ class Price:
 class ImageRequest:
     """A call that was believed: valid for its model at one vendor, in canonical form.
 
-    `canonical` is the JSON body that is hashed and that is sent: sorted keys, no nulls, documented defaults left out.
-    `unkeyed` travels upstream beside it and is no part of the key (`user`, `safety_identifier`).
+    `canonical` is the JSON body that is hashed: sorted keys, no nulls, documented defaults left out. Without pictures it
+    is what is sent; a picture stands in it by its digest, `{"sha256": …, "type": …}` in `images` and `mask`, and is sent
+    as it came. `unkeyed` travels upstream beside it and is no part of the key (`user`, `safety_identifier`).
     """
 
     operation: Operation
@@ -189,16 +234,20 @@ class ImageRequest:
     """What `rules.on_invalid = "adjust"` changed, one clause each."""
     violations: tuple[tuple[str, str], ...] = ()
     """What `rules.on_invalid = "pass"` let through, as (param, code)."""
+    stream: bool = False
+    """The caller wants events (`stream: true`). No part of the key: an event is another shape of the same answer."""
+    partial_images: int = 0
+    """How many pictures on the way there were asked for, with `stream`."""
+    images: tuple["InputImage | Reference", ...] = field(default=(), repr=False)
+    """What is to be edited, in the caller's order."""
+    mask: "InputImage | Reference | None" = field(default=None, repr=False)
+    container: Literal["json", "multipart"] = "json"
+    """How the request came, and goes out."""
 
-    def wire_body(self) -> bytes:
-        """The body that is sent upstream: the canonical one, plus what is no part of the key."""
-        extra = dict(self.unkeyed)
-        if self.wants_b64_json:
-            extra["response_format"] = "b64_json"
-        if not extra:
-            return self.canonical
-        members = json.dumps(extra, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-        return self.canonical[:-1] + b"," + members[1:].encode("ascii")
+    @property
+    def is_by_reference(self) -> bool:
+        """It names pictures instead of sending them: the same name may hold another picture tomorrow."""
+        return any(isinstance(picture, Reference) for picture in (*self.images, self.mask))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +278,16 @@ class ImageSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class EventMembers:
+    """A body that is the data of a stream's last event: where what an ordinary reply has otherwise stands in it."""
+
+    type: tuple[int, int] | None
+    """The `type` member with one comma: no member of a reply."""
+    created: tuple[int, int] | None
+    """The name `"created_at"` with its quotes: a reply says `"created"`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Metadata:
     """What is kept beside a reply's body in its envelope."""
 
@@ -252,6 +311,8 @@ class Metadata:
     upstream_seconds: float = 0.0
     request: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The canonical request; with `cache.keep_prompts = false` its prompt is a digest."""
+    event: EventMembers | None = None
+    """Set if the body is not a reply but the data of a stream's `completed` event (one image, `b64_json` at the top)."""
     begun_at: float = 0.0
     """Not later than its purchase began: what was to be forgotten since then includes it. 0 if unknown."""
 

@@ -10,7 +10,7 @@ def estimated_cost(request: ImageRequest) -> Decimal | None:
     price, usage = request.price, request.estimate
     if price is None or (usage is None and _counts_tokens(price)):
         return None
-    return price.cost(usage, request.n)
+    return price.cost(usage, request.n, request.partial_images)
 
 
 def _counts_tokens(price: Price) -> bool:

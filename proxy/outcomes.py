@@ -1,14 +1,14 @@
 """What a look-up or a purchase amounts to: the values that the pipeline's steps hand to each other, made purely."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
 from proxy import ids, policy
 from proxy.asking import Ask
-from proxy.model import Entry, Forward, Metadata, Outcome, Relay
+from proxy.model import Entry, Forward, Metadata, Operation, Outcome, Relay, Usage
 from proxy.money import estimated_cost
 from proxy.settings import CacheSection
 from proxy.upstream import Generation
@@ -35,7 +35,7 @@ def describe(ask: Ask, generation: Generation, cache: CacheSection, now: float) 
     """What is kept beside a reply."""
     candidate, request = generation.candidate, generation.candidate.request
     ttl = cache.ttl_seconds if ask.directives.ttl is None else ask.directives.ttl
-    images, usage, price = generation.inspection.images, generation.inspection.usage, request.price
+    images, usage = generation.inspection.images, _usage(generation)
     return Metadata(
         key=candidate.key,
         scope=ask.principal.scope,
@@ -50,13 +50,36 @@ def describe(ask: Ask, generation: Generation, cache: CacheSection, now: float) 
         quality=request.quality,
         images=images,
         usage=usage,
-        cost=price.cost(usage, len(images)) if price and usage else estimated_cost(request),
-        price_version=price.version if price else "",
+        cost=_cost(generation, usage),
+        price_version=request.price.version if request.price else "",
         upstream_request_id=generation.upstream_request_id,
         upstream_seconds=generation.seconds,
         request=_kept(request.canonical, keep_prompt=cache.keep_prompts),
+        event=generation.inspection.event,
         begun_at=ask.arrived,
     )
+
+
+def _usage(generation: Generation) -> Usage | None:
+    """What the upstream reported. Without details, the input of a generation is text; of an edit nobody can say."""
+    usage, told = generation.inspection.usage, generation.inspection.told_usage
+    if (
+        usage is None
+        or generation.candidate.request.operation is Operation.GENERATION
+        or "input_tokens_details" in told
+    ):
+        return usage
+    return replace(usage, text_in=0, cached_text_in=0, unknown_in=usage.text_in)
+
+
+def _cost(generation: Generation, usage: Usage | None) -> Decimal | None:
+    """USD: what the vendor says it charged, else what its usage costs, else the estimate."""
+    if generation.told_cost is not None:
+        return generation.told_cost
+    request = generation.candidate.request
+    if request.price is None or usage is None:
+        return estimated_cost(request)
+    return request.price.cost(usage, len(generation.inspection.images), generation.partials)
 
 
 def hit(entry: Entry, now: float) -> Outcome:

@@ -1,21 +1,24 @@
 """THE REQUEST PATH: the order of the stages, and nothing else.
 
 believe    who asks what          authenticate; read; validate; key
-generate   what they get          answer; account
+generate   what they get          claim; answer; account
 answer     from the cache or not  look up; why forward?; a hit, or fly
 fill       once per key           look up again; buy
 buy        money                  upstream (which checks); count; store
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 from proxy import ids, outcomes
 from proxy.asking import Ask, Doorkeeper
+from proxy.cachekey import fingerprint
 from proxy.clock import Clock
-from proxy.errors import InternalError, NotCached, QueueFull, UpstreamError
+from proxy.errors import ImagegateError, InternalError, NotCached, QueueFull, UpstreamError
+from proxy.eventlog import EventLog
 from proxy.health import Health
+from proxy.idempotency import Idempotency
 from proxy.metrics import Metrics
 from proxy.model import Answer, Entry, Forward, Inbound, Outcome, Rehearsal
 from proxy.outcomes import Fill
@@ -34,6 +37,7 @@ class Pipeline:
     store: Store
     flights: Flights[Fill]
     upstreams: Upstreams
+    idempotency: Idempotency
     cache: CacheSection
     health: Health
     metrics: Metrics
@@ -46,8 +50,14 @@ class Pipeline:
         return await self.doorkeeper.believe(inbound)
 
     async def generate(self, ask: Ask) -> Answer:
-        """The answer to a call. Raises NotCached, Unavailable, UpstreamError or InternalError."""
-        outcome = await self._answer(ask)
+        """The answer to a call. Raises IdempotencyMismatch, NotCached, Unavailable, UpstreamError or InternalError."""
+        ask = await self._claim(ask)
+        try:
+            outcome = await self._answer(ask)
+        except ImagegateError:
+            await self._free(ask)
+            raise
+        await self._settle(ask, outcome)
         self._account(ask, outcome)
         return Answer(ask.first.request, outcome)
 
@@ -56,20 +66,40 @@ class Pipeline:
         _, why = await self._look_up(ask, promote=False)
         return Rehearsal(ask.first, why)
 
+    # --- claim: the same Idempotency-Key, the same success ------------------------------------------------------------
+
+    async def _claim(self, ask: Ask) -> Ask:
+        """The call with what its Idempotency-Key stands for, if it has one. Raises IdempotencyMismatch."""
+        if ask.idempotency_key is None:
+            return ask
+        asked = fingerprint(ask.first.request, openai_beta=ask.openai_beta)
+        claim = await self.idempotency.claim(ask.principal, ask.idempotency_key, asked)
+        return replace(ask, claim=claim)
+
+    async def _settle(self, ask: Ask, outcome: Outcome) -> None:
+        if ask.claim is not None and outcome.stored:
+            await self.idempotency.settle(ask.claim, outcome.entry.metadata.purchase_id)
+        else:  # what is not stored cannot be given again
+            await self._free(ask)
+
+    async def _free(self, ask: Ask) -> None:
+        if ask.claim is not None:
+            await self.idempotency.free(ask.claim)
+
     # --- answer: from the cache or not --------------------------------------------------------------------------------
 
     async def _answer(self, ask: Ask) -> Outcome:
-        entry, why = (None, Forward.BYPASS) if ask.directives.no_store else await self._look_up(ask)
+        entry, why = await self._look_up(ask)
         if entry is not None:
             return outcomes.hit(entry, self.clock.wall())
         if ask.directives.only_if_cached:
             raise NotCached("The image is not in the cache, and the request allows nothing else (only-if-cached).")
         ask.progress.forward = why
-        if ask.directives.no_store:
+        if ask.bypasses_cache:
             return await self._alone(ask)
         while True:
             ask.progress.collapsed = self.flights.is_in_flight(ask.first.key)
-            fill, led = await self.flights.do(ask.first.key, partial(self._fill, ask))
+            fill, led = await self.flights.do(ask.first.key, partial(self._fill, ask), ask.listener)
             # A flight that found an older entry satisfies who began it, but not a refresh that joined it on the way.
             if led or fill.bought or self._why_forward(fill.entry, ask, in_flight=True) is None:
                 break
@@ -78,14 +108,17 @@ class Pipeline:
         return outcomes.bought(fill, why or Forward.URI_MISS, collapsed=not led)
 
     async def _alone(self, ask: Ask) -> Outcome:
-        """`no-store`: no look-up, no store, nothing shared; but a flight all the same, so that it outlives its caller."""
-        fill, _ = await self.flights.do(ids.purchase_id(), partial(self._buy, ask))
-        return outcomes.bought(fill, Forward.BYPASS, collapsed=False)
+        """No look-up, no store, nothing shared; but a flight all the same, so that it outlives its caller."""
+        key = ids.purchase_id() if ask.claim is None else ask.claim.flight_key
+        fill, led = await self.flights.do(key, partial(self._buy, ask), ask.listener)
+        return outcomes.bought(fill, Forward.BYPASS, collapsed=not led)
 
     async def _look_up(
         self, ask: Ask, *, in_flight: bool = False, promote: bool = True
     ) -> tuple[Entry | None, Forward | None]:
         """An entry that may be used and None, or None and why the request must go on. Tries the groups by priority."""
+        if ask.bypasses_cache:
+            return None, Forward.BYPASS
         why = Forward.URI_MISS
         for candidate in ask.candidates:
             entry = await self.store.lookup(candidate.key, promote=promote)
@@ -96,6 +129,8 @@ class Pipeline:
         return None, why
 
     def _why_forward(self, entry: Entry | None, ask: Ask, *, in_flight: bool) -> Forward | None:
+        if entry is not None and ask.claim is not None and ask.claim.replays(entry.metadata):
+            return None
         metadata, now = entry.metadata if entry is not None else None, self.clock.wall()
         return reason_to_forward(metadata, ask.directives, now=now, arrived=ask.arrived, in_flight=in_flight)
 
@@ -117,16 +152,17 @@ class Pipeline:
         self.health.refuse_new_purchases_when_draining()
         begun = self.store.epoch()
         try:
-            generation = await self.upstreams.generate(ask.candidates, ask.caller)
+            generation = await self.upstreams.generate(ask.candidates, ask.caller, ask.listener.log or EventLog())
         except QueueFull:
             self.metrics.rate_limited("upstream", "concurrency")
             raise
         except (UpstreamError, InternalError):
             self.metrics.purchase_failed(ask.first.request.model)
+            await self._free(ask)  # whoever asked may have left
             raise
         paid = outcomes.describe(ask, generation, self.cache, self.clock.wall())
         self.metrics.purchased(paid.model, ask.principal.team, paid.usage, paid.cost, len(paid.images))
-        if ask.directives.no_store or not outcomes.is_whole(generation):
+        if ask.bypasses_cache or not outcomes.is_whole(generation):
             entry, stored = await self.store.keep(generation.spool, paid), False
         else:
             entry, stored = await self.store.commit(generation.spool, paid, begun_epoch=begun)

@@ -5,26 +5,21 @@ always exact; a body that cannot be read to its end is never ended cleanly.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 
 import pybase64
 from starlette.types import Send
 
-from proxy.clock import midnight
 from proxy.errors import ImagegateError, UpstreamRefusal
 from proxy.filelinks import EXTENSIONS, FileLink, FileLinks
-from proxy.model import Answer, Body, Entry, ImageSpan, Outcome, Progress, Rehearsal, Rendering
+from proxy.model import Answer, Body, Entry, ImageSpan, Progress, Rehearsal, Rendering
 from proxy.money import dollars, estimated_cost
+from proxy.replyheaders import Headers, Moment, cache_headers, encoded, forward_headers, notices, server_timing
 from proxy.settings import RenderSection
 from proxy.splice import Face, Piece, length_of, pieces
 
-SUNSET_NOTICE = timedelta(days=60)
 FILES_PATH = "/v1/images/files/"
-
-Headers = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +29,24 @@ class Renderer:
     section: RenderSection
     links: FileLinks
 
-    async def answer(self, send: Send, answer: Answer, *, asked: str | None, origin: str, moment: "Moment") -> None:
+    async def answer(self, send: Send, answer: Answer, *, asked: str | None, origin: str, moment: Moment) -> None:
         """A reply with its images; `asked` is `X-Imagegate-Response-Format`, `origin` what links begin with."""
         outcome = answer.outcome
         metadata, body = outcome.entry.metadata, outcome.entry.body
         face = self._face(answer, asked, origin, moment)
-        parts = pieces(len(body), metadata.images, face, outcome.relay.echo)
+        parts = pieces(len(body), metadata.images, face, outcome.relay.echo, metadata.event)
         headers = [
             (b"content-length", b"%d" % length_of(parts)),
-            *_cache_headers(outcome),
-            *_notices(answer, moment),
-            *_encoded({"content-type": "application/json", **outcome.relay.headers}),
-            (b"server-timing", _server_timing(outcome, moment)),
+            *cache_headers(outcome),
+            *notices(answer.request, moment),
+            *encoded({"content-type": "application/json", **outcome.relay.headers}),
+            (b"server-timing", server_timing(outcome, moment)),
         ]
         await _start(send, 200, headers)
         with body.reading():
             await _send_pieces(send, body, parts)
 
-    def _face(self, answer: Answer, asked: str | None, origin: str, moment: "Moment") -> Face:
+    def _face(self, answer: Answer, asked: str | None, origin: str, moment: Moment) -> Face:
         word = asked or answer.request.response_format
         rendering = Rendering(word) if word else self.section.default
         expires_at = int(moment.wall) + self.section.url_ttl_seconds
@@ -85,7 +80,7 @@ class Renderer:
 
     async def error(self, send: Send, error: ImagegateError, progress: Progress, *, head_only: bool = False) -> None:
         """An error in OpenAI's shape; an upstream's own refusal as it came."""
-        headers: Headers = [*_encoded(error.headers), *_forward_headers(progress)]
+        headers: Headers = [*encoded(error.headers), *forward_headers(progress)]
         if error.should_retry is not None:
             headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
         content, media_type = json.dumps(error.body()).encode(), "application/json"
@@ -114,76 +109,6 @@ class Renderer:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """When a response is written: wall clock, and seconds since the request arrived."""
-
-    wall: float
-    elapsed_seconds: float
-
-
-def cache_status(outcome: Outcome) -> str:
-    """The member of `Cache-Status` that is ours (RFC 9211 §2)."""
-    if outcome.forward is None:
-        return f"imagegate; hit; ttl={outcome.ttl_seconds}; detail={outcome.entry.tier}"
-    parameters = ["imagegate", f"fwd={outcome.forward.value}"]
-    if outcome.stored:
-        parameters.append("stored")
-    if outcome.collapsed:
-        parameters.append("collapsed")
-    return "; ".join(parameters)
-
-
-def _forward_headers(progress: Progress) -> Iterable[tuple[bytes, bytes]]:
-    """How the cache took part in a call that was sent on and failed there."""
-    if progress.forward is not None:
-        collapsed = "; collapsed" if progress.collapsed else ""
-        yield b"cache-status", f"imagegate; fwd={progress.forward.value}{collapsed}".encode("ascii")
-        yield b"x-imagegate-cache", progress.forward.label(collapsed=progress.collapsed).upper().encode("ascii")
-        yield b"x-imagegate-cache-key", progress.key[:12].encode("ascii")
-
-
-def _cache_headers(outcome: Outcome) -> Iterable[tuple[bytes, bytes]]:
-    metadata = outcome.entry.metadata
-    yield b"cache-control", b"private, no-store"
-    yield b"cache-status", cache_status(outcome).encode("ascii")
-    yield b"x-imagegate-cache", outcome.label.upper().encode("ascii")
-    yield b"x-imagegate-cache-key", metadata.key[:12].encode("ascii")
-    if outcome.forward is None:
-        yield b"age", b"%d" % outcome.age_seconds
-    if outcome.cost is not None:
-        yield b"x-imagegate-cost-usd", dollars(outcome.cost).encode("ascii")
-    if outcome.saved is not None:
-        yield b"x-imagegate-saved-usd", dollars(outcome.saved).encode("ascii")
-    if outcome.forward is not None and not outcome.collapsed and metadata.upstream_request_id:
-        yield b"x-imagegate-upstream-request-id", metadata.upstream_request_id.encode("ascii")
-
-
-def _notices(answer: Answer, moment: Moment) -> Iterable[tuple[bytes, bytes]]:
-    """What the caller should know: what was adjusted, and a model's end (RFC 8594, RFC 9745)."""
-    request = answer.request
-    if request.adjusted:
-        yield b"x-imagegate-adjusted", ", ".join(request.adjusted).encode("ascii", "replace")
-    if request.shutdown_date is None:
-        return
-    sunset = midnight(request.shutdown_date)
-    if sunset - SUNSET_NOTICE <= datetime.fromtimestamp(moment.wall, UTC):
-        deprecated = midnight(request.announced_date or request.shutdown_date)
-        yield b"sunset", format_datetime(sunset, usegmt=True).encode("ascii")
-        yield b"deprecation", b"@%d" % int(deprecated.timestamp())
-
-
-def _server_timing(outcome: Outcome, moment: Moment) -> bytes:
-    """Milliseconds in all, upstream, and here (W3C Server Timing)."""
-    total = moment.elapsed_seconds * 1000
-    upstream = min(outcome.upstream_seconds * 1000, total)
-    return b"total;dur=%.1f, upstream;dur=%.1f, proxy;dur=%.1f" % (total, upstream, total - upstream)
-
-
-def _encoded(headers: Mapping[str, str]) -> Iterable[tuple[bytes, bytes]]:
-    return ((name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items())
-
-
 async def _start(send: Send, status: int, headers: Headers) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -208,18 +133,20 @@ async def _whole(
 
 async def _send_pieces(send: Send, body: Body, parts: Sequence[Piece]) -> None:
     """The parts in order, in windows; the last message is the one that ends the response."""
-    windows = [window for part in parts for window in _windows(part, body.window_bytes)]
-    last = len(windows) - 1
-    for number, window in enumerate(windows):
+    every = list(windows(parts, body.window_bytes))
+    last = len(every) - 1
+    for number, window in enumerate(every):
         content = window if isinstance(window, bytes) else await body.window(*window)
         await send({"type": "http.response.body", "body": content, "more_body": number != last})
 
 
-def _windows(part: Piece, size: int) -> Iterable[Piece]:
-    if isinstance(part, bytes):
-        return [part]
-    start, stop = part
-    return [(at, min(at + size, stop)) for at in range(start, stop, size)]
+def windows(parts: Iterable[Piece], size: int) -> Iterator[Piece]:
+    """The same, with no range of the body longer than `size`."""
+    for part in parts:
+        if isinstance(part, bytes):
+            yield part
+        else:
+            yield from ((at, min(at + size, part[1])) for at in range(*part, size))
 
 
 async def _send_decoded(send: Send, body: Body, span: ImageSpan) -> None:
@@ -228,6 +155,6 @@ async def _send_decoded(send: Send, body: Body, span: ImageSpan) -> None:
         text = json.loads(b'"' + bytes(await body.window(start, stop)) + b'"')
         await send({"type": "http.response.body", "body": pybase64.b64decode(text, validate=True), "more_body": True})
         return
-    for piece in _windows((start, stop), body.window_bytes):  # multiples of four characters: each decodes by itself
-        window = await body.window(*piece)
+    for at in range(start, stop, body.window_bytes):  # multiples of four characters: each decodes by itself
+        window = await body.window(at, min(at + body.window_bytes, stop))
         await send({"type": "http.response.body", "body": pybase64.b64decode(window, validate=True), "more_body": True})

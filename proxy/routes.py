@@ -17,30 +17,30 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from proxy import models
 from proxy.addresses import is_authority
-from proxy.asking import Ask
+from proxy.asking import Ask, Doorkeeper
+from proxy.bodies import Bodies, ClientGone, Incoming
+from proxy.catalogue import Catalogue
 from proxy.clock import Clock
-from proxy.errors import (
-    InvalidRequest,
-    MethodNotAllowed,
-    NotFound,
-    PayloadTooLarge,
-    RequestTimeout,
-    Unauthenticated,
-    UnsupportedMediaType,
-)
+from proxy.errors import InvalidRequest, MethodNotAllowed, NotFound, Unauthenticated
+from proxy.eventstream import SILENCE_SECONDS, EventStream
 from proxy.filelinks import EXTENSIONS, FileLinks
 from proxy.health import Health
 from proxy.metrics import Metrics
 from proxy.middleware import Call, call_of, headers_of
-from proxy.model import Inbound, Operation, Rendering
+from proxy.model import Document, Inbound, Rendering
 from proxy.pipeline import Pipeline
-from proxy.render import Moment, Renderer
-from proxy.settings import MetricsSection, ServerSection
+from proxy.render import Renderer
+from proxy.replyheaders import Moment
+from proxy.settings import MetricsSection, ServerSection, UpstreamSection
 from proxy.store import Store
+from proxy.targets import Target, target_of
 
-GENERATIONS = ("/v1/images/generations", "/images/generations")
-SERVED = "POST /v1/images/generations, GET /v1/images/files/{id}, GET /healthz, GET /readyz, GET /metrics"
+SERVED = (
+    "POST /v1/images/generations, POST /v1/images/edits, GET /v1/models, GET /v1/models/{id}, "
+    "GET /v1/images/files/{id}, GET /healthz, GET /readyz, GET /metrics"
+)
 
 _KNOWN = {
     name.encode(): name
@@ -58,6 +58,7 @@ _KNOWN = {
         "host",
         "x-forwarded-host",
         "x-forwarded-proto",
+        "idempotency-key",
         "x-imagegate-variant",
         "x-imagegate-response-format",
         "x-imagegate-cache-ttl",
@@ -66,52 +67,53 @@ _KNOWN = {
 }
 
 
-class _ClientGone(Exception):
-    """There is nobody to answer."""
-
-
 @dataclass(frozen=True, slots=True)
 class ImagesApi:
-    """`POST /v1/images/generations`; passes everything else on to `others`."""
+    """`POST /v1/images/generations` and `/v1/images/edits`; passes everything else on to `others`."""
 
     pipeline: Pipeline
+    bodies: Bodies
     renderer: Renderer
     server: ServerSection
     metrics: Metrics
     clock: Clock
     others: ASGIApp
+    silence_seconds: float = SILENCE_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] not in GENERATIONS:
+        target = target_of(scope["path"]) if scope["type"] == "http" else None
+        if target is None:
             await self.others(scope, receive, send)
             return
         call = call_of(scope)
-        call.operation, call.route = Operation.GENERATION, GENERATIONS[0]
+        call.operation, call.route = target.operation, target.route
         self.metrics.started(call.operation.value)
         try:
-            await self._generations(scope, receive, send, call)
+            await self._images(target, scope, receive, send)
         finally:
             self.metrics.finished(call.operation.value)
 
-    async def _generations(self, scope: Scope, receive: Receive, send: Send, call: Call) -> None:
+    async def _images(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+        call = call_of(scope)
         if scope["method"] != "POST":
             raise MethodNotAllowed(
-                f"Not allowed to {scope['method']} on /v1/images/generations. It takes POST.",
-                headers={"allow": "POST"},
+                f"Not allowed to {scope['method']} on {target.route}. It takes POST.", headers={"allow": "POST"}
             )
         headers = headers_of(scope, _KNOWN)
+        incoming = Incoming(receive, self.server.receive_timeout_seconds)
 
-        async def read() -> bytes:
-            body = await self._read_json_body(receive, headers)
-            call.received_bytes = len(body)
-            self.metrics.body_bytes(Operation.GENERATION.value, len(body))
-            return body
+        async def read() -> Document:
+            try:
+                return await self.bodies.read(target, headers, incoming)
+            finally:
+                call.received_bytes = incoming.received_bytes
+                self.metrics.body_bytes(target.operation.value, incoming.received_bytes)
 
         try:
             ask = await self.pipeline.believe(
-                Inbound(Operation.GENERATION, headers, read, call.arrived_wall, call.progress)
+                Inbound(target.operation, headers, read, call.arrived_wall, call.progress)
             )
-        except _ClientGone:
+        except ClientGone:
             call.gone = True
             return
         try:
@@ -123,45 +125,25 @@ class ImagesApi:
         if is_dry_run:
             await self.renderer.rehearsal(send, await self.pipeline.rehearse(ask))
             return
+        if ask.first.request.stream:
+            await _unless_gone(self._stream(send, ask, call), receive, call)
+            return
         origin = self._origin(scope, headers)
         await _unless_gone(self._answer(send, ask, call, asked=asked, origin=origin), receive, call)
 
     async def _answer(self, send: Send, ask: Ask, call: Call, *, asked: str | None, origin: str) -> None:
         answer = await self.pipeline.generate(ask)
         call.outcome = answer.outcome
-        moment = Moment(self.clock.wall(), self.clock.monotonic() - call.arrived_monotonic)
-        await self.renderer.answer(send, answer, asked=asked, origin=origin, moment=moment)
+        await self.renderer.answer(send, answer, asked=asked, origin=origin, moment=self._moment(call))
 
-    async def _read_json_body(self, receive: Receive, headers: dict[str, str]) -> bytes:
-        """The request's body. Raises 413, 415 and 408, and _ClientGone when the client went away while sending it."""
-        limit = self.server.max_json_bytes
-        too_large = PayloadTooLarge(
-            f"The body of your request is larger than {limit} bytes.", headers={"connection": "close"}
-        )
-        _check_media_type(headers)
-        announced = headers.get("content-length", "0")
-        if announced.isascii() and announced.isdigit() and int(announced[:20]) > limit:
-            raise too_large
-        parts: list[bytes] = []
-        size = 0
-        try:
-            async with asyncio.timeout(self.server.receive_timeout_seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _ClientGone
-                    if chunk := message.get("body", b""):
-                        parts.append(chunk)
-                        size += len(chunk)
-                    if size > limit:
-                        raise too_large
-                    if not message.get("more_body", False):
-                        return b"".join(parts)
-        except TimeoutError:
-            raise RequestTimeout(
-                f"The body of your request did not arrive within {self.server.receive_timeout_seconds:g} seconds.",
-                headers={"connection": "close"},
-            ) from None
+    async def _stream(self, send: Send, ask: Ask, call: Call) -> None:
+        call.is_stream = True
+        stream = EventStream(send, ask, lambda: self._moment(call), self.silence_seconds)
+        answer = await stream.answer(self.pipeline.generate(ask))
+        call.outcome = answer.outcome
+
+    def _moment(self, call: Call) -> Moment:
+        return Moment(self.clock.wall(), self.clock.monotonic() - call.arrived_monotonic)
 
     def _origin(self, scope: Scope, headers: dict[str, str]) -> str:
         """What links to images begin with: `server.public_url`, else what a trusted proxy or the client called us."""
@@ -196,8 +178,8 @@ class Endpoint:
         await response(scope, receive, send)
 
 
-def other_routes(*, files: "Files", metrics_page: "MetricsPage | None", health: Health) -> Router:
-    """Health, metrics and files; everything else is answered with what is served."""
+def other_routes(*, models: "Models", files: "Files", metrics_page: "MetricsPage | None", health: Health) -> Router:
+    """Models, files, health and metrics; everything else is answered with what is served."""
 
     async def alive(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -213,10 +195,33 @@ def other_routes(*, files: "Files", metrics_page: "MetricsPage | None", health: 
     alive_paths = ("/healthz", "/health", "/health/liveliness", "/health/liveness")
     routes = [Route(path, Endpoint("/healthz", alive)) for path in alive_paths]
     routes += [Route(path, Endpoint("/readyz", ready)) for path in ("/readyz", "/health/readiness")]
+    for root in ("/v1", "", "/openai/v1", "/openai"):
+        routes.append(Route(f"{root}/models", Endpoint("/v1/models", models.list)))
+        # The SDKs percent-encode a name; some have a slash in them.
+        routes.append(Route(f"{root}/models/{{name:path}}", Endpoint("/v1/models/{id}", models.retrieve)))
     routes.append(Route("/v1/images/files/{name}", files))
     if metrics_page is not None:
         routes.append(Route("/metrics", Endpoint("/metrics", metrics_page)))
     return Router(routes, redirect_slashes=False, default=unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """`GET /v1/models` and `/v1/models/{id}`: what the catalogue lists of what the upstreams serve."""
+
+    doorkeeper: Doorkeeper
+
+    async def list(self, request: Request) -> Response:
+        self.doorkeeper.authenticate(request.headers)
+        return JSONResponse({"object": "list", "data": models.listing(*self._sources())})
+
+    async def retrieve(self, request: Request) -> Response:
+        self.doorkeeper.authenticate(request.headers)
+        return JSONResponse(models.find(*self._sources(), request.path_params["name"]))
+
+    def _sources(self) -> tuple[Catalogue, Sequence[UpstreamSection], Mapping[str, str]]:
+        validator = self.doorkeeper.validator  # exchanged whole on a reload
+        return validator.catalogue, self.doorkeeper.upstreams, validator.rules.aliases
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,18 +299,6 @@ async def _unless_gone(answer: Coroutine[Any, Any, None], receive: Receive, call
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _check_media_type(headers: Mapping[str, str]) -> None:
-    encoding = headers.get("content-encoding", "").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedMediaType("Compressed request bodies are not supported. Send the JSON as it is.")
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise UnsupportedMediaType(
-            f"Invalid Content-Type header ({media_type[:100] or 'none'}), expected application/json. "
-            "(HINT: If you're using curl, you can pass -H 'Content-Type: application/json')"
-        )
 
 
 def _is_dry_run(word: str | None) -> bool:

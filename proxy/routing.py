@@ -1,7 +1,6 @@
 """Which upstreams may serve a model, the most preferred first."""
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from proxy.errors import UnsupportedByModel
 from proxy.settings import UpstreamSection
@@ -12,7 +11,7 @@ def eligible(upstreams: Sequence[UpstreamSection], model: str) -> list[UpstreamS
 
     Without a model, all of them: the first will say that it is missing. Raises UnsupportedByModel if nobody serves it.
     """
-    serving = [s for s in upstreams if not model or any(fnmatchcase(model, pattern) for pattern in s.models)]
+    serving = [s for s in upstreams if not model or s.serves(model)]
     if not serving:
         raise UnsupportedByModel(f"The model '{model[:200]}' does not exist.", param="model", code="invalid_value")
     return sorted(serving, key=lambda section: section.priority)

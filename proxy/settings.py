@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -43,6 +44,12 @@ class ServerSection:
     host: str = field(default="127.0.0.1", metadata=_is(HOST, "address to listen on"))
     port: int = field(default=8080, metadata=_is(whole_number(0, 65_535), "port to listen on; 0 takes a free one"))
     max_json_bytes: int = field(default=2**20, metadata=_is(byte_size(1024), "largest JSON request body"))
+    max_edit_json_bytes: int = field(
+        default=64 * 2**20, metadata=_is(byte_size(1024), "largest JSON body of an edit, which holds its pictures")
+    )
+    max_multipart_bytes: int = field(
+        default=850 * 10**6, metadata=_is(byte_size(1024), "largest multipart body of an edit")
+    )
     receive_timeout_seconds: float = field(
         default=60, metadata=_is(seconds(0.1), "longest wait for a caller to send a request's head and body")
     )
@@ -89,8 +96,14 @@ class UpstreamSection:
     """An API to buy images from. `cache_group` is the name unless set."""
 
     name: str = field(metadata=_is(TOKEN, "what it is called in metrics, logs and cache entries"))
-    vendor: str = field(default="openai", metadata=_is(TOKEN, "whose rules of the catalogue apply: openai or apiyi"))
-    base_url: str = field(metadata=_is(URL, "its address, with /v1"))
+    vendor: str = field(
+        default="openai",
+        metadata=_is(TOKEN, "whose rules and wire apply: openai, apiyi, azure, xai, together, generic"),
+    )
+    base_url: str = field(metadata=_is(URL, "its address, with /v1 (Azure: see docs/vendors.md)"))
+    api_version: str = field(
+        default="", metadata=_is(OPTIONAL_TOKEN, "Azure's api-version; empty takes the one this release was made for")
+    )
     api_key: Secret | None = field(
         default=None, metadata=_is(SECRET, "the key to pay with in mode open; passthrough never uses it")
     )
@@ -116,6 +129,10 @@ class UpstreamSection:
     max_retry_wait_seconds: float = field(
         default=2, metadata=_is(seconds(0, 60), "longest Retry-After that is waited for")
     )
+
+    def serves(self, model: str) -> bool:
+        """Whether one of its patterns names the model."""
+        return any(fnmatchcase(model, pattern) for pattern in self.models)
 
     def __post_init__(self) -> None:
         if not self.cache_group:

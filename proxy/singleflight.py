@@ -11,6 +11,7 @@ The law of this file:
 5. `drain(seconds)` lets flights land.
 6. `in_flight()` and `waiting(key)` exist, so that tests and gauges see without sleeping.
 7. Everyone who waits gets an exception of their own: one exception raised in N tasks would grow N tracebacks.
+8. What a flight tells before it lands it tells in its log, which whoever joins is given, whenever they join.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from proxy.errors import ImagegateError, InternalError
+from proxy.eventlog import EventLog, Listener
 
 T = TypeVar("T")
 Fill = Callable[[], Awaitable[T]]
@@ -37,6 +39,7 @@ class _Waiter(Generic[T]):
 class _Flight(Generic[T]):
     waiters: dict[_Waiter[T], None] = field(default_factory=dict)
     """In the order in which they came."""
+    log: EventLog = field(default_factory=EventLog)
     task: "asyncio.Task[None] | None" = None
 
 
@@ -46,10 +49,11 @@ class Flights(Generic[T]):
     def __init__(self) -> None:
         self._flights: dict[str, _Flight[T]] = {}
 
-    async def do(self, key: str, fill: Fill[T]) -> tuple[T, bool]:
+    async def do(self, key: str, fill: Fill[T], listener: Listener | None = None) -> tuple[T, bool]:
         """The value of the flight for `key`, and whether this call led it: was the one that paid, or would have.
 
-        Joins the flight in the air, else starts one with `fill`. Cancelling the caller leaves the flight alone.
+        Joins the flight in the air, else starts one with `fill`; `listener` has its log before `fill` is called.
+        Cancelling the caller leaves the flight alone.
         """
         flight = self._flights.get(key)
         waiter = _Waiter(fill, asyncio.get_running_loop().create_future())
@@ -57,6 +61,8 @@ class Flights(Generic[T]):
             flight = self._flights[key] = _Flight()
             flight.task = asyncio.create_task(self._fly(key, flight, waiter), name=f"flight {key[:12]}")
         flight.waiters[waiter] = None
+        if listener is not None:
+            listener.join(flight.log)
         try:
             return await waiter.landed, waiter.pays
         finally:

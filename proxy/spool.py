@@ -43,16 +43,17 @@ class Spools:
     """
 
     def __init__(self, directory: Path | None, executor: Executor, instance_id: str) -> None:
+        self.executor = executor
+        """Where files are written and read."""
         self._directory = None if directory is None else directory / "tmp"
-        self._executor = executor
         self._prefix = f"{instance_id}-{ids.instance_id()[:8]}"
         self._numbers = itertools.count(1)
 
     def open(self) -> "Spool":
         """A new, empty spool; no file is touched before there is something to write."""
         if self._directory is None:
-            return Spool(None, self._executor)
-        return Spool(self._directory / f"{self._prefix}-{next(self._numbers)}.spool", self._executor)
+            return Spool(None, self.executor)
+        return Spool(self._directory / f"{self._prefix}-{next(self._numbers)}.spool", self.executor)
 
 
 class Spool:

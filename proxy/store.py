@@ -13,10 +13,11 @@ from proxy.model import Entry, Metadata
 from proxy.settings import CacheSection
 from proxy.spool import Spool, Spools
 from proxy.stores import faults
-from proxy.stores.body import FileBody, MemoryBody
+from proxy.stores.body import FileBody, MemoryBody, body_of, unnamed
+from proxy.stores.claims import Claims
 from proxy.stores.disk import TOUCH_EVERY_SECONDS, DiskTier, Found, Verdict
 from proxy.stores.eviction import Limits
-from proxy.stores.files import WINDOW_BYTES, PrivateFile, read_exactly, remove_quietly
+from proxy.stores.files import WINDOW_BYTES, read_exactly
 from proxy.stores.memory import MemoryTier, Room, Slot
 from proxy.stores.purges import PurgeLog
 
@@ -48,6 +49,8 @@ class Store:
     def __init__(self, settings: CacheSection, clock: Clock, *, instance_id: str, observer: Observer) -> None:
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
         self.spools = Spools(settings.directory, self.executor, instance_id)
+        self.claims = Claims(settings.directory)
+        """Which request an `Idempotency-Key` stands for; kept beside the entries that are the answers."""
         self._clock = clock
         self._instance_id = instance_id
         self._observer = observer
@@ -96,6 +99,7 @@ class Store:
         try:
             await self._run(self._disk.tend)
             if sweep:
+                await self._run(self.claims.sweep, self._clock.wall())
                 await self._run(self._disk.sweep, self._instance_id)
         except StoreError:
             pass  # `degraded` says why
@@ -152,10 +156,10 @@ class Store:
             verdict = await self._run(self._disk.put, content, metadata, body_bytes, begun_epoch)
         except StoreError:
             self._observer.write_error("disk")
-            body = self._unnamed(content, body_bytes)
+            body = unnamed(content, body_bytes, self.executor)
             return await self._into_memory(body, content.fd, metadata, begun_epoch)
         if verdict is not Verdict.STORED:
-            return Entry(metadata, self._unnamed(content, body_bytes), "none"), False
+            return Entry(metadata, unnamed(content, body_bytes, self.executor), "none"), False
         self._loads.pop(metadata.key, None)
         self._memory.discard(metadata.key)
         body = FileBody(content.release(), len(envelope.MAGIC), body_bytes, self.executor)
@@ -163,11 +167,7 @@ class Store:
 
     async def keep(self, spool: Spool, metadata: Metadata) -> Entry:
         """A reply that is to be delivered and not stored: nothing of it remains once the entry is dropped."""
-        body_bytes = await self._finished(spool)
-        content = spool.take()
-        if isinstance(content, bytearray):
-            return Entry(metadata, MemoryBody(content), "none")
-        return Entry(metadata, self._unnamed(content, body_bytes), "none")
+        return Entry(metadata, await body_of(spool, self.executor), "none")
 
     def epoch(self) -> int:
         """How many purges were asked for so far; costs one `stat`."""
@@ -264,11 +264,6 @@ class Store:
             return refused
         self._loads.pop(metadata.key, None)
         return self._memory.insert(metadata, room, self._clock.wall()), True
-
-    def _unnamed(self, file: PrivateFile, body_bytes: int) -> FileBody:
-        """The body of a file that has no name any more, and is gone when the body is dropped."""
-        remove_quietly(file.path)
-        return FileBody(file.release(), len(envelope.MAGIC), body_bytes, self.executor)
 
     async def _finished(self, spool: Spool) -> int:
         await spool.finish()

@@ -8,8 +8,10 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from mmap import mmap
 
+from proxy import envelope
 from proxy.errors import StoreError
-from proxy.stores.files import read_exactly
+from proxy.spool import Spool
+from proxy.stores.files import PrivateFile, read_exactly, remove_quietly
 
 
 class FileBody:
@@ -74,3 +76,19 @@ class MemoryBody:
             yield
         finally:
             self.readers -= 1
+
+
+async def body_of(spool: Spool, executor: Executor) -> FileBody | MemoryBody:
+    """What a spool has received, as a body: its file loses its name, and is gone when the body is."""
+    await spool.finish()
+    length = spool.size
+    content = spool.take()
+    if isinstance(content, bytearray):
+        return MemoryBody(content)
+    return unnamed(content, length, executor)
+
+
+def unnamed(file: PrivateFile, length: int, executor: Executor) -> FileBody:
+    """The body of a spool's file, which has no name from now on."""
+    remove_quietly(file.path)
+    return FileBody(file.release(), len(envelope.MAGIC), length, executor)

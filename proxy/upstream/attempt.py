@@ -5,18 +5,20 @@ waits to be checked.
 """
 
 import asyncio
+import json
 from dataclasses import dataclass
 
-from proxy.errors import UpstreamInvalidResponse, UpstreamRefusal, UpstreamTimeout
+from proxy import vendors
+from proxy.errors import UpstreamInvalidResponse, UpstreamRefusal, UpstreamStreamFailure, UpstreamTimeout
 from proxy.model import Candidate
 from proxy.settings import UpstreamSection
 from proxy.spool import Spool
 from proxy.upstream.calls import Caller
-from proxy.upstream.receive import is_refusal, receive, refusal, unread_refusal
+from proxy.upstream.outgoing import outgoing
+from proxy.upstream.receive import is_refusal, receive, refusal, reply_limit, unread_refusal
 from proxy.upstream.slots import ReceiveSlots
+from proxy.upstream.stream import Intake, is_event_stream
 from proxy.upstream.wire import Post, Reply, Wire
-
-PATHS = {"image_generation": "/images/generations"}
 
 
 @dataclass(slots=True)
@@ -27,8 +29,12 @@ class Attempt:
     candidate: Candidate
     caller: Caller
     spool: Spool
+    intake: Intake
+    """What takes in a stream, if one comes."""
     reply: Reply | None = None
     """The head of what came back, if anything did."""
+    is_event: bool = False
+    """The spool holds the data of a stream's last event."""
     seconds: float = 0.0
     """Until the last byte, or until it failed."""
 
@@ -54,7 +60,16 @@ class Attempt:
             raise await refusal(reply, secret=_own_key(self.section, self.caller))
         if reply.status != 200:
             raise UpstreamInvalidResponse(f"The upstream answered {reply.status}, which is no answer to a request.")
-        await receive(reply, self.spool, slots, images=self.candidate.request.n)
+        request = self.candidate.request
+        if not (request.stream and is_event_stream(reply.headers)):  # a stream that was asked for may come as a reply
+            await receive(reply, self.spool, slots, images=request.n)
+            return
+        limit = reply_limit(request.n + request.partial_images)
+        try:
+            self.spool = await self.intake.receive(reply, slots, limit)
+        except UpstreamStreamFailure as error:
+            raise _without(_own_key(self.section, self.caller), error) from None
+        self.is_event = True
 
     def _too_late(self) -> UpstreamRefusal | UpstreamTimeout:
         if self.reply is not None and is_refusal(self.reply):
@@ -66,10 +81,12 @@ class Attempt:
 
 
 def _post(section: UpstreamSection, candidate: Candidate, caller: Caller) -> Post:
-    """The request as it goes out: the canonical body, and no header that is not named here."""
+    """The request as it goes out: the body that was believed, and no header that is not named here."""
+    vendor, request = vendors.of(section.vendor), candidate.request
+    body = outgoing(request, vendor)
     headers = {
-        "content-type": "application/json",
-        "accept": "application/json",
+        "content-type": body.content_type,
+        "accept": "application/json",  # also for streams, as the SDKs do: the body's `stream` decides
         "accept-encoding": "identity",
         "user-agent": "imagegate",
     }
@@ -82,10 +99,17 @@ def _post(section: UpstreamSection, candidate: Candidate, caller: Caller) -> Pos
         if caller.credential.project:
             headers["openai-project"] = caller.credential.project
     elif section.api_key is not None:
-        headers["authorization"] = f"Bearer {section.api_key.reveal()}"
-    path = PATHS[candidate.request.operation.value]
-    return Post("POST", section.base_url.rstrip("/") + path, headers, candidate.request.wire_body())
+        name, value = vendor.key_header(section.api_key.reveal())
+        headers[name] = value
+    return Post("POST", vendor.target(section, request.operation, request.model), headers, body)
 
 
 def _own_key(section: UpstreamSection, caller: Caller) -> str | None:
     return section.api_key.reveal() if caller.credential is None and section.api_key is not None else None
+
+
+def _without(secret: str | None, failure: UpstreamStreamFailure) -> UpstreamStreamFailure:
+    """The same, but for our key if the upstream quotes it."""
+    if not secret:
+        return failure
+    return UpstreamStreamFailure(json.loads(json.dumps(failure.error).replace(secret, "[our key]")))

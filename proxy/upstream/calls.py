@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Protocol
 
 from proxy.model import Candidate, Credential, Relay
@@ -27,6 +28,10 @@ class Generation:
     upstream_request_id: str | None
     seconds: float
     """From the first attempt at this upstream to the last byte of its reply."""
+    told_cost: Decimal | None = None
+    """USD, where the vendor itself says what it charged."""
+    partials: int = 0
+    """Pictures on the way that a stream brought; they are billed."""
     relay: Relay = field(default_factory=Relay)
 
 
@@ -34,6 +39,8 @@ class Observer(Protocol):
     """Who counts what happens at the door."""
 
     def attempt(self, upstream: str, model: str, code: int | None, error: str, seconds: float) -> None: ...
+
+    def amended(self, upstream: str, member: str) -> None: ...
 
     def retried(self, upstream: str, reason: str) -> None: ...
 

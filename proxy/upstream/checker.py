@@ -1,25 +1,41 @@
 """Checks a received reply whole, and makes it fit to be stored, before anybody is told."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from proxy.errors import StoreError, UpstreamInvalidResponse
-from proxy.reply import Inspection, Link, inspect, shifted
+from proxy.errors import StoreError, UpstreamInvalidResponse, UpstreamRefusal
+from proxy.reply import Inspection, Link, Peek, addition, document_of, inspect, inspect_event, peek, shifted
 from proxy.spool import Spool, Spools
 from proxy.upstream.links import Fetcher, NotFetchable, Room
 from proxy.upstream.wire import Wire
+from proxy.vendors import Vendor
+from proxy.vendors.profile import no_refusal
 
 T = TypeVar("T")
 Picture = tuple[Link, Spool]
 """A link, and what is behind it as base64."""
+Look = Callable[[memoryview], Inspection]
+"""How a body is inspected: as a reply, or as an event."""
 
 LINKS_SECONDS = 60.0
 """For all the pictures of one reply together."""
 LINKS_AT_ONCE = 4
 """Of one reply. How many replies wait for pictures is bounded by their places at the upstream, which they still hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A reply that is fit to be stored."""
+
+    inspection: Inspection
+    echo: tuple[int, bytes] | None = None
+    """The caller's own member that was cut out: where it stood, and its bytes."""
+    is_amended: bool = False
+    """It got a member that its vendor leaves out."""
 
 
 class Checker:
@@ -30,26 +46,54 @@ class Checker:
         self._fetcher = Fetcher(wire, spools)
         self._links_seconds = links_seconds
 
+    async def peek(self, spool: Spool) -> Peek:
+        """What the data of an event says it is. Raises StoreError."""
+        return await self._run(_peek, spool)
+
+    async def check_event(self, spool: Spool) -> Checked:
+        """The same as `check` for the data of the event that completes a stream."""
+        return await self._cut(spool, await self._run(_inspect, spool, inspect_event), inspect_event)
+
     async def check(
-        self, spool: Spool, *, upstream_base_url: str, limit_bytes: int
-    ) -> tuple[Inspection, tuple[int, bytes] | None]:
+        self, spool: Spool, vendor: Vendor, now: float, *, upstream_base_url: str, limit_bytes: int
+    ) -> Checked:
         """What stands where in the body, once it is fit to be stored; and the caller's own member that was cut from it.
 
         Addresses are replaced by the pictures behind them, where those may be fetched, come in time and fit into
-        `limit_bytes`; prefixes and the caller's `safety_identifier` are cut. Raises UpstreamInvalidResponse, StoreError.
+        `limit_bytes`; prefixes and the caller's `safety_identifier` are cut; what the vendor leaves out is added, as of
+        `now`. Raises UpstreamInvalidResponse, StoreError, and for a refusal dressed as a reply UpstreamRefusal.
         """
-        inspection = await self._run(_inspect, spool)
+        if vendor.refusal_in is not no_refusal:
+            await self._run(_refuse, spool, vendor)
+        inspection = await self._run(_inspect, spool, inspect)
         if inspection.links:
             room = Room(limit_bytes - spool.size)
             pictures = await self._fetch(inspection.links, room, upstream_base_url)
             if pictures and await self._put_in(spool, pictures):
-                inspection = await self._run(_inspect, spool)
+                inspection = await self._run(_inspect, spool, inspect)
+        checked = await self._cut(spool, inspection, inspect)
+        if vendor.adds_created and not inspection.has_created:
+            return await self._complete(spool, checked, b'"created":%d' % int(now))
+        return checked
+
+    async def _cut(self, spool: Spool, inspection: Inspection, look: Look) -> Checked:
+        """Prefixes and the caller's own member, which is given back with its place."""
         cuts = inspection.cuts()
         if not cuts:
-            return inspection, None
+            return Checked(inspection)
         echo = await self._run(_read_echo, spool, inspection)
         await self._run(spool.replace, cuts)
-        return await self._run(_inspect, spool), echo
+        return Checked(await self._run(_inspect, spool, look), echo)
+
+    async def _complete(self, spool: Spool, checked: Checked, member: bytes) -> Checked:
+        """With a member that the vendor leaves out; without it if the disk has no room for a longer reply."""
+        before = spool.size
+        try:
+            await self._run(_add, spool, member)
+        except StoreError:
+            return checked
+        echo = checked.echo and (checked.echo[0] + spool.size - before, checked.echo[1])
+        return Checked(await self._run(_inspect, spool, inspect), echo, is_amended=True)
 
     async def _fetch(self, links: Sequence[Link], room: Room, upstream_base_url: str) -> list[Picture]:
         """The pictures that could be had in time."""
@@ -88,10 +132,29 @@ class Checker:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *values)
 
 
-def _inspect(spool: Spool) -> Inspection:
+def _refuse(spool: Spool, vendor: Vendor) -> None:
+    with spool.view() as view:
+        refusal = vendor.refusal_in(document_of(view))
+    if refusal is not None:
+        status, error = refusal
+        raise UpstreamRefusal(status, json.dumps({"error": error}).encode("ascii"), "application/json", {})
+
+
+def _add(spool: Spool, member: bytes) -> None:
+    with spool.view() as view:
+        edit = addition(view, member)
+    spool.replace([edit])
+
+
+def _peek(spool: Spool) -> Peek:
+    with spool.view() as view:
+        return peek(view)
+
+
+def _inspect(spool: Spool, look: Look) -> Inspection:
     with spool.view() as view:
         try:
-            return inspect(view)
+            return look(view)
         except UpstreamInvalidResponse as error:
             # The traceback holds the frames, and those hold views into a file that is about to be unmapped.
             failure = error.again()

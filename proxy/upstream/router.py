@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from proxy import vendors
 from proxy.clock import Clock
 from proxy.errors import (
     InternalError,
@@ -21,18 +22,21 @@ from proxy.errors import (
     UpstreamError,
     UpstreamInvalidResponse,
     UpstreamRefusal,
+    UpstreamStreamFailure,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.eventlog import EventLog
 from proxy.model import Candidate, Relay
 from proxy.settings import UpstreamSection
 from proxy.spool import Spools
 from proxy.upstream.attempt import Attempt
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.calls import Caller, Generation, Observer
-from proxy.upstream.checker import Checker
+from proxy.upstream.checker import Checked, Checker
 from proxy.upstream.receive import relayed, reply_limit, request_id_of
 from proxy.upstream.slots import QUEUE_SECONDS, CallSlots, ReceiveSlots, queue_full
+from proxy.upstream.stream import Intake
 from proxy.upstream.wire import Wire
 
 RECONNECT_SECONDS = 0.2
@@ -41,6 +45,7 @@ _FAILURES: dict[type, str] = {
     UpstreamTimeout: "timeout",
     UpstreamConnectionLost: "reset",
     UpstreamInvalidResponse: "protocol",
+    UpstreamStreamFailure: "stream",
     asyncio.CancelledError: "cancelled",
 }
 """How an attempt ends without an answer of the upstream, by the word it is counted under."""
@@ -86,8 +91,10 @@ class Upstreams:
         """Calls that wait for a place at their upstream."""
         return sum(standing.slots.waiting for standing in self._standing.values())
 
-    async def generate(self, candidates: Sequence[Candidate], caller: Caller) -> Generation:
+    async def generate(self, candidates: Sequence[Candidate], caller: Caller, log: EventLog) -> Generation:
         """Buys from the first candidate that takes the request, within the first one's total deadline and one queue's.
+
+        What a stream tells before its end goes to `log`.
 
         Raises UpstreamError, QueueFull, InternalError (the reply was lost here), or InvalidRequest (nothing was sent).
         """
@@ -101,7 +108,7 @@ class Upstreams:
                     break
                 self._observer.retried(candidate.upstream, "failover")
             try:
-                return await self._buy(candidate, caller, latest)
+                return await self._buy(candidate, caller, log, latest)
             except (UpstreamError, QueueFull) as error:
                 if not _certainly_not_billed(error):
                     raise
@@ -116,7 +123,7 @@ class Upstreams:
         awake = [candidate for candidate in candidates if self.is_available(candidate.upstream)]
         return awake or list(candidates)
 
-    async def _buy(self, candidate: Candidate, caller: Caller, latest: float) -> Generation:
+    async def _buy(self, candidate: Candidate, caller: Caller, log: EventLog, latest: float) -> Generation:
         """From one upstream, with its retries. Its total deadline begins when it has a place for us."""
         standing = self._standing[candidate.upstream]
         section = standing.section
@@ -127,7 +134,8 @@ class Upstreams:
                 raise queue_full()
             while True:
                 try:
-                    return await self._attempt(standing, candidate, caller, until)
+                    intake = Intake(self._spools, self._checker, log)
+                    return await self._attempt(Attempt(section, candidate, caller, self._spools.open(), intake), until)
                 except UpstreamError as error:
                     wait = _may_retry_after(error, section.max_retry_wait_seconds)
                     # A wait that outlasts the deadline would turn what was not billed into a timeout.
@@ -138,30 +146,43 @@ class Upstreams:
                 self._observer.retried(candidate.upstream, reason)
                 await asyncio.sleep(wait)
 
-    async def _attempt(self, standing: _Standing, candidate: Candidate, caller: Caller, until: float) -> Generation:
+    async def _attempt(self, attempt: Attempt, until: float) -> Generation:
         """One call, one connection: received whole within the deadline, then checked in peace."""
-        section, began = standing.section, self._clock.monotonic()
-        attempt = Attempt(section, candidate, caller, self._spools.open())
-        with self._counted(attempt, standing.breaker):
+        began = self._clock.monotonic()
+        with self._counted(attempt):
             try:
                 await attempt.receive(self._wire, self._receive_slots, until - began)
             finally:
                 attempt.seconds = self._clock.monotonic() - began
-            inspection, echo = await self._checker.check(
-                attempt.spool, upstream_base_url=section.base_url, limit_bytes=reply_limit(candidate.request.n)
-            )
+            checked = await self._check(attempt)
         assert attempt.reply is not None
         return Generation(
-            candidate=candidate,
+            candidate=attempt.candidate,
             spool=attempt.spool,
-            inspection=inspection,
+            inspection=checked.inspection,
+            told_cost=vendors.of(attempt.section.vendor).cost_of(checked.inspection.told_usage),
             upstream_request_id=request_id_of(attempt.reply.headers),
             seconds=attempt.seconds,
-            relay=Relay(relayed(attempt.reply.headers), echo),
+            partials=attempt.intake.partials,
+            relay=Relay(relayed(attempt.reply.headers), checked.echo),
         )
 
+    async def _check(self, attempt: Attempt) -> Checked:
+        if attempt.is_event:
+            return await self._checker.check_event(attempt.spool)
+        checked = await self._checker.check(
+            attempt.spool,
+            vendors.of(attempt.section.vendor),
+            self._clock.wall(),
+            upstream_base_url=attempt.section.base_url,
+            limit_bytes=reply_limit(attempt.candidate.request.n),
+        )
+        if checked.is_amended:
+            self._observer.amended(attempt.section.name, "created")
+        return checked
+
     @contextmanager
-    def _counted(self, attempt: Attempt, breaker: Breaker) -> Iterator[None]:
+    def _counted(self, attempt: Attempt) -> Iterator[None]:
         """Counts an attempt, once, whatever becomes of it; of one that failed nothing is left behind."""
         failure: BaseException | None = None
         try:
@@ -176,18 +197,21 @@ class Upstreams:
             if failure is not None:
                 attempt.spool.discard()
             if not isinstance(failure, RequestError):  # one that we could not send was none
-                self._count(attempt, breaker, failure)
+                self._count(attempt, failure)
 
-    def _count(self, attempt: Attempt, breaker: Breaker, failure: BaseException | None) -> None:
+    def _count(self, attempt: Attempt, failure: BaseException | None) -> None:
         name, model = attempt.section.name, attempt.candidate.request.model
+        breaker = self._standing[name].breaker
         if attempt.reply is not None:
             self._observer.ratelimit(name, model, attempt.reply.headers)
         status = failure.status if isinstance(failure, UpstreamRefusal) else None
-        if failure is None or isinstance(failure, InternalError):
-            status = 200  # what is lost here is no fault of the upstream
+        if failure is None or isinstance(failure, (InternalError, UpstreamStreamFailure)):
+            status = 200  # what is lost here is no fault of the upstream; a stream that failed had begun well
         self._observer.attempt(name, model, status, _FAILURES.get(type(failure), ""), attempt.seconds)
         # The breaker counts failures of the upstream, never refusals of the request or of its rate.
-        if status is not None and status < 500:
+        if isinstance(failure, UpstreamStreamFailure):
+            breaker.failed() if failure.status >= 500 else breaker.succeeded()
+        elif status is not None and status < 500:
             breaker.succeeded()
         elif isinstance(failure, UpstreamError):
             breaker.failed()

@@ -7,10 +7,11 @@ which a server closes an idle connection just as we write to it. A TLS handshake
 
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from socket import IPPROTO_TCP, SO_KEEPALIVE, SOL_SOCKET, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL
+from typing import Protocol
 
 import certifi
 import httpx
@@ -20,6 +21,13 @@ from proxy.errors import InvalidRequest, UpstreamConnectionLost, UpstreamInvalid
 INFLATED_CHUNK_BYTES = 1 << 16
 
 
+class Content(Protocol):
+    """A body of known length, in pieces."""
+
+    def __len__(self) -> int: ...
+    def chunks(self) -> AsyncIterator[bytes]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Post:
     """A request to be made. `server_name` is the host to be proven by TLS when `url` names an address instead."""
@@ -27,7 +35,7 @@ class Post:
     method: str
     url: str
     headers: Mapping[str, str]
-    content: bytes = b""
+    content: "Content | None" = None
     server_name: str | None = None
 
 
@@ -45,7 +53,7 @@ class Reply:
         value = self.headers.get("content-length", "")
         return int(value) if value.isascii() and value.isdigit() else None
 
-    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
+    async def chunks(self, limit: int) -> AsyncGenerator[bytes, None]:
         """The body, decompressed if it came compressed although we asked for identity.
 
         Raises UpstreamInvalidResponse when it grows past `limit` bytes, UpstreamConnectionLost when it ends early.
@@ -102,9 +110,10 @@ class Wire:
             with _translated(), _refused_by_ourselves():
                 # A caller's credential may hold any byte that a header may: httpx by itself takes ASCII only.
                 headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in post.headers.items()]
-                request = httpx.Request(
-                    post.method, post.url, headers=headers, content=post.content, extensions=extensions
-                )
+                content = None if post.content is None else post.content.chunks()
+                if post.content is not None:
+                    headers.append((b"content-length", b"%d" % len(post.content)))
+                request = httpx.Request(post.method, post.url, headers=headers, content=content, extensions=extensions)
                 response = await transport.handle_async_request(request)
             try:
                 yield Reply(response)

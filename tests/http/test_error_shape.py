@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from proxy import errors
-from proxy.errors import ConfigurationError, ImagegateError, InternalError, StoreError, UpstreamRefusal
+from proxy.errors import (
+    ConfigurationError,
+    ImagegateError,
+    InternalError,
+    StoreError,
+    UpstreamRefusal,
+    UpstreamStreamFailure,
+)
 from proxy.filelinks import FileLinks
 from proxy.metrics import Metrics
 from proxy.middleware import Caught, Recorded
@@ -24,7 +31,7 @@ pytestmark = pytest.mark.anyio
 NEVER_REACH_A_CALLER = (StoreError, ConfigurationError)
 SHOULD_NOT_BE_TRIED_AGAIN = {
     *("RequestTimeout", "NotCached", "UpstreamTimeout", "UpstreamConnectionLost", "UpstreamInvalidResponse"),
-    "InternalError",
+    *("UpstreamStreamFailure", "IdempotencyMismatch", "InternalError"),
 }
 
 
@@ -42,6 +49,8 @@ LEAVES = tuple(leaves())
 def an(leaf: type[ImagegateError]) -> ImagegateError:
     if leaf is UpstreamRefusal:
         return UpstreamRefusal(418, b'{"teapot": true}', "application/problem+json", {"retry-after": "3"})
+    if leaf is UpstreamStreamFailure:
+        return UpstreamStreamFailure({"message": "It failed."}, headers={"x-of-the-error": "1"})
     return leaf('Something \u00e9\u2028 "quoted" went wrong.', headers={"x-of-the-error": "1"})
 
 

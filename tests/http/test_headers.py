@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.model import Entry, Forward, Metadata, Outcome
-from proxy.render import cache_status
+from proxy.replyheaders import cache_status
 from tests.support.application import Gate
 from tests.support.counting import Call, CountingUpstream, Said, paints
 

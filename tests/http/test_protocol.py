@@ -21,7 +21,7 @@ def refused(call: RawCall) -> Any:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/", "/v1/models", "/v1/images/generations/", "/v1/images/edits", "/x"]
+    "path", ["/", "/v1", "/v1/", "/v1/images/generations/", "/v1/images/variations", "/openai/deployments", "/x"]
 )
 async def test_anything_else_is_a_404_that_names_what_is_served(proxy: Gate, path: str) -> None:
     answer = await proxy.client.get(path)
@@ -32,8 +32,8 @@ async def test_anything_else_is_a_404_that_names_what_is_served(proxy: Gate, pat
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
-@pytest.mark.parametrize("path", ["/v1/images/generations", "/images/generations"])
-async def test_generations_by_another_method_are_a_405(proxy: Gate, method: str, path: str) -> None:
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/images/generations", "/v1/images/edits"])
+async def test_the_images_api_by_another_method_is_a_405(proxy: Gate, method: str, path: str) -> None:
     answer = await proxy.client.request(method, path)
     assert answer.status_code == 405
     assert answer.headers["allow"] == "POST"

@@ -13,15 +13,20 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.routing import Route, Router
 
-from proxy import catalogue, cli, errors, routes, strictjson
-from proxy.app import EXPOSED_HEADERS, build
+from proxy import catalogue, cli, errors, strictjson
+from proxy.app import EXPOSED_HEADERS, App, build
 from proxy.configuration import load
-from proxy.errors import ConfigurationError, ImagegateError, StoreError, UpstreamRefusal
+from proxy.crosschecks import SHIPPED_VENDORS
+from proxy.errors import ConfigurationError, ImagegateError, StoreError, UpstreamRefusal, UpstreamStreamFailure
 from proxy.families import FAMILIES
-from proxy.model import Operation, Rendering
+from proxy.model import Document, Operation, Rendering
+from proxy.routes import SERVED
 from proxy.settings import CacheSection, RulesSection, Settings, UpstreamSection, sections
+from proxy.targets import target_of
 from proxy.validation import Validator
+from tests.support.edits import input_image
 
 pytestmark = pytest.mark.anyio
 
@@ -29,6 +34,8 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 ERRORS = ROOT / "docs" / "errors.md"
 REQUEST_PATH = ROOT / "docs" / "request-path.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+VENDORS = ROOT / "docs" / "vendors.md"
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
@@ -108,8 +115,9 @@ def test_every_error_has_a_row_that_says_what_its_class_says() -> None:
         if kind is UpstreamRefusal:
             continue
         status, type_, code, retry, sent, _ = told[kind.__name__]
-        assert (status, type_) == (str(kind.status), f"`{kind.type}`"), kind
-        assert code == (f"`{kind.code}`" if kind.code else "see below"), kind
+        if kind is not UpstreamStreamFailure:  # it says what the upstream says
+            assert (status, type_) == (str(kind.status), f"`{kind.type}`"), kind
+            assert code == (f"`{kind.code}`" if kind.code else "see below"), kind
         assert retry == {None: "—", True: "`true`", False: "`false`"}[kind.should_retry], kind
         assert kind.billed == ("perhaps billed" in sent), kind
 
@@ -129,30 +137,56 @@ def test_the_tree_in_the_docstring_names_every_leaf() -> None:
 # --- routes -----------------------------------------------------------------------------------------------------------
 
 
+ROOTS = ("", "/v1", "/openai", "/openai/v1", "/openai/deployments/{model}", "/openai/deployments/{model}/v1", "/v2")
+
+
 def told_routes() -> list[tuple[str, str]]:
     cells = " ".join(row[0] for row in rows(section(REQUEST_PATH, "What is served")))
     return re.findall(r"`(GET|POST) (/[^`]*)`", cells)
 
 
-def test_every_route_of_the_code_is_on_the_page() -> None:
-    constants = (
-        node.value for node in ast.walk(ast.parse(text_of(Path(routes.__file__)))) if isinstance(node, ast.Constant)
-    )
-    paths = {value for value in constants if isinstance(value, str) and re.fullmatch(r"(/[a-z0-9{}]+)+", value)}
-    assert paths - {"/v1/images/files"} == {path for _, path in told_routes()}
+def an_app(tmp_path: Path) -> App:
+    cache = CacheSection(directory=tmp_path, min_free_bytes=0)
+    return build(Settings(cache=cache, upstreams=(UpstreamSection(name="nobody", base_url="http://127.0.0.1:1/v1"),)))
+
+
+def router_of(stage: object) -> Router:
+    """What is behind everything that every request passes."""
+    while not isinstance(stage, Router):
+        stage = getattr(stage, "_app", None) or vars(type(stage))["others"].__get__(stage)
+    return stage
+
+
+async def closed(app: App) -> None:
+    app.checkers.shutdown()
+    await app.store.close()
+
+
+async def test_every_route_of_the_code_is_on_the_page(tmp_path: Path) -> None:
+    app = an_app(tmp_path)
+    images = {f"{root}/images/{word}" for root in ROOTS for word in ("generations", "edits", "variations")}
+    ordinary = [route.path for route in router_of(app.asgi).routes if isinstance(route, Route)]
+    await closed(app)
+    served = {("POST", path) for path in images if target_of(path) is not None}
+    served |= {("GET", path.replace("/models/{name:path}", "/models/{id}")) for path in ordinary}
+    assert set(told_routes()) == served
+    assert len(told_routes()) == len(served)
+
+
+def test_what_an_unknown_route_is_told_is_on_the_page() -> None:
+    told = {path.replace("{name}", "{id}") for _, path in told_routes()}
+    assert set(re.findall(r" (/[^,]+)", SERVED)) <= told
 
 
 async def test_every_route_of_the_page_is_served(tmp_path: Path) -> None:
-    cache = CacheSection(directory=tmp_path, min_free_bytes=0)
-    app = build(Settings(cache=cache, upstreams=(UpstreamSection(name="nobody", base_url="http://127.0.0.1:1/v1"),)))
+    app = an_app(tmp_path)
     transport = httpx.ASGITransport(app.asgi, client=("127.0.0.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        for method, path in [*told_routes(), ("GET", "/v1/models")]:
-            reply = await client.request(method, path.replace("{name}", "x.png"))
+        for method, path in [*told_routes(), ("POST", "/v1/images/variations")]:
+            reply = await client.request(method, re.sub(r"\{\w+\}", "x.png", path))
             unknown = reply.status_code in (404, 405) and reply.json()["error"]["code"] != "file_not_found"
-            assert unknown == (path == "/v1/models"), path
-    app.checkers.shutdown()
-    await app.store.close()
+            assert unknown == (path == "/v1/images/variations"), path
+    await closed(app)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -288,6 +322,17 @@ def test_the_life_of_a_request_has_the_steps_of_the_pipeline_in_their_order() ->
         assert found == steps, page.name
 
 
+def test_the_layers_have_every_module() -> None:
+    told = {word for row in rows(section(ARCHITECTURE, "Layers")) for word in quoted(row[1])}
+    modules = {path for path in (ROOT / "proxy").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert told == {str(path.relative_to(ROOT)) for path in modules} - {"proxy/__init__.py"}
+
+
+def test_every_shipped_vendor_has_a_row_and_no_other() -> None:
+    told = [quoted(row[0])[0] for row in rows(text_of(VENDORS).split("\n## ")[0])]
+    assert sorted(told) == sorted(SHIPPED_VENDORS)
+
+
 # --- links ------------------------------------------------------------------------------------------------------------
 
 
@@ -339,13 +384,19 @@ def test_every_json_example_is_json(page: Path) -> None:
 
 @each_page
 def test_every_toml_example_is_a_configuration_or_a_catalogue(page: Path, tmp_path: Path) -> None:
-    for number, example in enumerate(blocks(page, "toml")):
+    examples = blocks(page, "toml")
+    for number, example in enumerate(examples):
         file = tmp_path / f"{number}.toml"
         file.write_text(example, "utf-8")
         if "vendor" in tomllib.loads(example):
             assert catalogue.load([file]).vendors
-        else:
-            assert load(file, {"OPENAI_API_KEY": "sk-marked"}).file == file
+            continue
+        for name in tomllib.loads(example).get("rules", {}).get("catalogue", ()):  # the next one on the page
+            text = next(each for each in examples[number:] if "vendor" in tomllib.loads(each))
+            (tmp_path / name).write_text(text, "utf-8")
+        settings = load(file, dict.fromkeys(re.findall(r'env = "(\w+_API_KEY)"', example), "sk-marked"))
+        assert settings.file == file
+        assert {each.vendor for each in settings.upstreams} <= set(catalogue.load(settings.rules.catalogue).vendors)
 
 
 def asked(page: Path) -> list[str]:
@@ -360,11 +411,25 @@ def test_the_bodies_in_the_readme_are_valid_but_for_the_one_that_shows_a_refusal
     refused = []
     for body in asked(README):
         try:
-            validator.validate(strictjson.parse_object(body.encode()), Operation.GENERATION, "openai")
+            document = Document(strictjson.parse_object(body.encode()))
+            validator.validate(document, Operation.GENERATION, "openai")
         except ImagegateError as error:
             refused.append(error.body())
     assert len(asked(README)) >= 6
     assert refused == [json.loads(example) for example in blocks(README, "json")]
+
+
+@each_page
+def test_every_form_that_a_page_sends_is_a_valid_edit(page: Path) -> None:
+    for example in blocks(page, "sh"):
+        for command in example.replace("\\\n", " ").splitlines():
+            if "/images/edits" not in command or " -F " not in command:
+                continue
+            words = shlex.split(command)
+            fields = dict(words[at + 1].split("=", 1) for at, word in enumerate(words) if word == "-F")
+            assert fields.pop("image").startswith("@"), command
+            edit = Document(fields, (input_image(),), container="multipart")
+            Validator(catalogue.load(), RulesSection()).validate(edit, Operation.EDIT, "openai")  # raises if it is none
 
 
 def test_the_renderings_of_the_readme_are_those_there_are() -> None:

@@ -14,10 +14,12 @@ from prometheus_client.samples import Sample
 from starlette.types import ASGIApp
 
 from proxy.app import App, build
+from proxy.eventstream import SILENCE_SECONDS
 from proxy.secret import Secret
 from proxy.settings import AuthSection, CacheSection, LogSection, Settings, UpstreamSection
 from tests.support.clock import ManualClock
 from tests.support.counting import CountingUpstream
+from tests.support.events import Told, events_in
 
 GENERATIONS = "/v1/images/generations"
 PATIENCE_SECONDS = 10.0
@@ -93,11 +95,20 @@ class Gate:
         """Returns when no flight is in the air."""
         await eventually(lambda: self.app.flights.in_flight() == 0)
 
+    def stream(self, prompt: str = "a red fox", *, headers: Mapping[str, str] | None = None, **body: Any) -> "RawCall":
+        """One generation as a stream, begun; it can be watched, and left."""
+        call = RawCall(self.app)
+        pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        call.start(generation(prompt, **{"stream": True, **body}), headers=pairs)
+        return call
+
 
 @asynccontextmanager
-async def gate(settings: Settings, clock: ManualClock | None = None) -> AsyncIterator[Gate]:
+async def gate(
+    settings: Settings, clock: ManualClock | None = None, *, silence_seconds: float = SILENCE_SECONDS
+) -> AsyncIterator[Gate]:
     clock = clock or ManualClock()
-    app = build(settings, clock=clock)
+    app = build(settings, clock=clock, silence_seconds=silence_seconds)
     await app.open()
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gate.test") as client:
@@ -180,6 +191,20 @@ class RawCall:
     @property
     def body(self) -> bytes:
         return b"".join(bytes(message.get("body", b"")) for message in self.messages[1:])
+
+    @property
+    def is_ended(self) -> bool:
+        """The response came to its end."""
+        return bool(self.messages) and not self.messages[-1].get("more_body", True)
+
+    @property
+    def events(self) -> list[Told]:
+        """The whole events that have arrived so far."""
+        return events_in(self.body)
+
+    async def told(self, count: int) -> None:
+        """Returns when so many events have arrived."""
+        await eventually(lambda: len(self.events) >= count)
 
 
 def generation(prompt: str = "a red fox", **body: Any) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.clock import Clock, SystemClock
+from proxy.eventlog import EventLog
 from proxy.model import Candidate, ImageRequest, Operation
 from proxy.secret import Secret
 from proxy.settings import UpstreamSection
@@ -24,6 +25,7 @@ class Record:
 
     attempts: list[tuple[str, int | None, str]] = field(default_factory=list)
     retries: list[tuple[str, str]] = field(default_factory=list)
+    amendments: list[tuple[str, str]] = field(default_factory=list)
     ratelimits: list[Mapping[str, str]] = field(default_factory=list)
     waits: int = 0
 
@@ -31,6 +33,9 @@ class Record:
         assert model == "gpt-image-2"
         assert seconds >= 0
         self.attempts.append((upstream, code, error))
+
+    def amended(self, upstream: str, member: str) -> None:
+        self.amendments.append((upstream, member))
 
     def retried(self, upstream: str, reason: str) -> None:
         self.retries.append((upstream, reason))
@@ -76,7 +81,7 @@ class Door:
 
     async def buy(self, *names: str, caller: Caller | None = None, **request: Any) -> Generation:
         candidates = [candidate(name, **request) for name in names or self.names]
-        return await self.upstreams.generate(candidates, caller or Caller())
+        return await self.upstreams.generate(candidates, caller or Caller(), EventLog())
 
     def spooled_files(self) -> list[Path]:
         return list(self.spool_directory.iterdir())

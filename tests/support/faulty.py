@@ -18,7 +18,7 @@ import ssl
 import struct
 import zlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -26,6 +26,8 @@ from typing import Any
 from tests.support.images import picture, reply
 
 JSON = {"content-type": "application/json"}
+SSE = {"content-type": "text/event-stream"}
+"""Most acts take `headers`: with these a body of events suffers what a reply may suffer."""
 REASONS = {200: "OK", 302: "Found", 400: "Bad Request", 429: "Too Many Requests", 500: "Internal Server Error"}
 
 
@@ -77,8 +79,17 @@ class Line:
         method, target, _ = first.split(" ")
         pairs = [line.partition(":") for line in lines]
         headers = tuple((name.lower(), value.strip()) for name, _, value in pairs)
+        if dict(headers).get("transfer-encoding", "").lower() == "chunked":
+            return Heard(method, target, headers, b"".join([chunk async for chunk in self._chunks()]))
         body = await self._reader.readexactly(int(dict(headers).get("content-length", "0")))
         return Heard(method, target, headers, body)
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while size := int((await self._reader.readuntil(b"\r\n")).partition(b";")[0], 16):
+            yield await self._reader.readexactly(size)
+            await self._reader.readexactly(2)
+        while await self._reader.readuntil(b"\r\n") != b"\r\n":
+            pass  # a trailer
 
 
 @dataclass(frozen=True)
@@ -116,39 +127,46 @@ def html(status: int = 200) -> Act:
     return replied(b"<html><body>Bad gateway</body></html>", status=status, headers={"content-type": "text/html"})
 
 
-def truncated(body: bytes, after: int) -> Act:
+def truncated(body: bytes, after: int, *, headers: Mapping[str, str] = JSON) -> Act:
     """The whole length is announced; FIN comes after `after` bytes."""
-    return replied(body[:after], announce=len(body))
+    return replied(body[:after], headers=headers, announce=len(body))
 
 
-def unannounced(body: bytes) -> Act:
+def unannounced(body: bytes, *, headers: Mapping[str, str] = JSON) -> Act:
     """No length: the end of the connection ends the body."""
 
     async def play(line: Line) -> None:
-        await line.head(200, {**JSON, "connection": "close"})
+        await line.head(200, {**headers, "connection": "close"})
         await line.send(body)
 
     return Act(play)
 
 
-def chunked(body: bytes, *, size: int = 4096, finished: bool = True) -> Act:
+def chunked(body: bytes, *, size: int = 4096, finished: bool = True, headers: Mapping[str, str] = JSON) -> Act:
     """Chunked transfer coding; unless `finished`, the last chunk never comes."""
+    return _in_chunks([body[at : at + size] for at in range(0, len(body), size)], finished, headers)
 
+
+def streamed(*events: bytes, finished: bool = True) -> Act:
+    """Server-sent events, each in a chunk of its own; unless `finished`, the last chunk never comes."""
+    return _in_chunks(events, finished, SSE)
+
+
+def _in_chunks(chunks: Sequence[bytes], finished: bool, headers: Mapping[str, str]) -> Act:
     async def play(line: Line) -> None:
-        await line.head(200, {**JSON, "transfer-encoding": "chunked"})
-        for at in range(0, len(body), size):
-            part = body[at : at + size]
-            await line.send(b"%x\r\n%s\r\n" % (len(part), part))
+        await line.head(200, {**headers, "transfer-encoding": "chunked"})
+        for chunk in chunks:
+            await line.send(b"%x\r\n%s\r\n" % (len(chunk), chunk))
         if finished:
             await line.send(b"0\r\n\r\n")
 
     return Act(play)
 
 
-def compressed(body: bytes, encoding: str = "gzip") -> Act:
+def compressed(body: bytes, encoding: str = "gzip", *, headers: Mapping[str, str] = JSON) -> Act:
     """Compressed, though nobody asked for it."""
     data = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
-    return replied(data, headers={**JSON, "content-encoding": encoding})
+    return replied(data, headers={**headers, "content-encoding": encoding})
 
 
 def bomb(megabytes: int) -> Act:
@@ -159,11 +177,11 @@ def bomb(megabytes: int) -> Act:
     return replied(data, headers={**JSON, "content-encoding": "gzip"})
 
 
-def dripped(body: bytes, *, size: int = 1, every_seconds: float = 0.01) -> Act:
+def dripped(body: bytes, *, size: int = 1, every_seconds: float = 0.01, headers: Mapping[str, str] = JSON) -> Act:
     """The body in drops, until it is complete or the other side leaves."""
 
     async def play(line: Line) -> None:
-        await line.head(200, {**JSON, "content-length": str(len(body))})
+        await line.head(200, {**headers, "content-length": str(len(body))})
         for at in range(0, len(body), size):
             await line.send(body[at : at + size])
             await asyncio.sleep(every_seconds)
@@ -171,12 +189,12 @@ def dripped(body: bytes, *, size: int = 1, every_seconds: float = 0.01) -> Act:
     return Act(play)
 
 
-def reset(body: bytes = b"", after: int = 0) -> Act:
+def reset(body: bytes = b"", after: int = 0, *, headers: Mapping[str, str] = JSON) -> Act:
     """RST: after `after` bytes of a body that was announced whole, or without any answer if there is no body."""
 
     async def play(line: Line) -> None:
         if body:
-            await line.head(200, {**JSON, "content-length": str(len(body))})
+            await line.head(200, {**headers, "content-length": str(len(body))})
             await line.send(body[:after])
         line.reset()
 
@@ -220,11 +238,11 @@ def held(gate: asyncio.Event, act: Act) -> Act:
     return Act(play, act.after_request)
 
 
-def split(first: bytes, gate: asyncio.Event, rest: bytes) -> Act:
+def split(first: bytes, gate: asyncio.Event, rest: bytes, *, headers: Mapping[str, str] = JSON) -> Act:
     """A good head and `first`; then `rest`, once `gate` is set."""
 
     async def play(line: Line) -> None:
-        await line.head(200, {**JSON, "content-length": str(len(first) + len(rest))})
+        await line.head(200, {**headers, "content-length": str(len(first) + len(rest))})
         await line.send(first)
         await gate.wait()
         await line.send(rest)

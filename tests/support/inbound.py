@@ -1,14 +1,13 @@
 """Calls that go straight to the pipeline, and a store that stands still where a race is to be staged."""
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from proxy.asking import Ask
 from proxy.clock import Clock
-from proxy.model import Entry, Inbound, Operation
+from proxy.model import Document, Entry, Inbound, Operation
 from proxy.pipeline import Pipeline
 from proxy.store import Store
 
@@ -30,8 +29,8 @@ def inbound(
 ) -> Inbound:
     document = {"model": "gpt-image-2", "prompt": prompt, **body}
 
-    async def read() -> bytes:
-        return json.dumps(document).encode()
+    async def read() -> Document:
+        return Document(document)
 
     return Inbound(
         operation=Operation.GENERATION,

@@ -19,7 +19,9 @@ def settings(folder: Path, vendor: str, *files: Path) -> Settings:
 def test_an_upstream_of_a_vendor_that_the_catalogue_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         build(settings(tmp_path, "nobody"))
-    assert caught.value.problems == ("upstreams.0.vendor: 'nobody' is not in the catalogue (apiyi, openai)",)
+    assert caught.value.problems == (
+        "upstreams.0.vendor: 'nobody' is not in the catalogue (apiyi, azure, generic, openai, together, xai)",
+    )
     assert not (tmp_path / "cache").exists()
 
 

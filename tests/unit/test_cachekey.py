@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.cachekey import cache_key
 from proxy.catalogue import load
-from proxy.model import ImageRequest, Operation
+from proxy.model import Document, ImageRequest, Operation
 from proxy.settings import RulesSection
 from proxy.validation import Validator
 
@@ -20,7 +20,7 @@ BASE: dict[str, Any] = {"model": "gpt-image-2", "prompt": "a lighthouse", "size"
 
 def ask(**fields: Any) -> ImageRequest:
     document = {name: value for name, value in {**BASE, **fields}.items() if value is not ...}
-    return VALIDATOR.validate(document, Operation.GENERATION, "openai")
+    return VALIDATOR.validate(Document(document), Operation.GENERATION, "openai")
 
 
 def key(request: ImageRequest | None = None, *, scope: str = "s", group: str = "openai", beta: str = "") -> str:
@@ -77,7 +77,7 @@ def test_what_does_not_shape_the_answer_leaves_the_key_alone(change: dict[str, A
 def test_the_response_format_leaves_the_key_alone() -> None:
     document = {"model": "gpt-image-2-all", "prompt": "a lighthouse"}
     keys = {
-        key(VALIDATOR.validate({**document, **more}, Operation.GENERATION, "apiyi"))
+        key(VALIDATOR.validate(Document({**document, **more}), Operation.GENERATION, "apiyi"))
         for more in ({}, {"response_format": "url"}, {"response_format": "b64_json"})
     }
     assert len(keys) == 1
@@ -118,4 +118,4 @@ def test_the_order_and_spelling_of_members_leave_the_key_alone(inner: dict[str, 
     document = {**BASE, "intricacy": inner}
     shuffled = dict(data.draw(st.permutations(list(document.items()))))
     spelled = json.loads(json.dumps(shuffled, ensure_ascii=data.draw(st.booleans()), indent=3))
-    assert key(VALIDATOR.validate(spelled, Operation.GENERATION, "openai")) == key(ask(intricacy=inner))
+    assert key(VALIDATOR.validate(Document(spelled), Operation.GENERATION, "openai")) == key(ask(intricacy=inner))

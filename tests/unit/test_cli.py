@@ -174,5 +174,8 @@ def test_check_config_knows_which_vendors_the_catalogue_has(tmp_path: Path, caps
         "[rules]\ncatalogue = ['mine.toml']\n[[upstreams]]\nname = 'a'\nbase_url = 'https://a.example'\nvendor = '{}'\n"
     )
     assert main(["check-config", "--config", config(tmp_path, toml.format("thine"))]) == 2
-    assert "upstreams.0.vendor: 'thine' is not in the catalogue (apiyi, mine, openai)" in capsys.readouterr().err
+    assert (
+        "upstreams.0.vendor: 'thine' is not in the catalogue (apiyi, azure, generic, mine, openai, together, xai)"
+        in capsys.readouterr().err
+    )
     assert main(["check-config", "--config", config(tmp_path, toml.format("mine"))]) == 0

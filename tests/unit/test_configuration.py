@@ -114,7 +114,7 @@ WRONG = [
     (OPENAI + "api_kye = { env = 'X' }", "upstreams.0.api_kye: no such setting; did you mean api_key?"),
     (
         OPENAI + "vendor = 'openia'",
-        "upstreams.0.vendor: must be openai or apiyi, or come from rules.catalogue; did you",
+        "upstreams.0.vendor: must be one of apiyi, azure, generic, openai, together, xai, or come from rules.catalogue; did",
     ),
     (OPENAI + "connect_timeout_seconds = 590", "upstreams.0.total_timeout_seconds: must be greater than"),
     (OPENAI + "name = 'x'", "is not TOML"),

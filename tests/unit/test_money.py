@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from proxy import catalogue
-from proxy.model import Operation, Price
+from proxy.model import Document, Operation, Price
 from proxy.money import dollars, estimated_cost
 from proxy.settings import RulesSection
 from proxy.validation import Validator
@@ -16,7 +16,7 @@ VALIDATOR = Validator(catalogue.load(()), RulesSection())
 
 def estimate(vendor: str, model: str, **body: object) -> Decimal | None:
     document = {"model": model, "prompt": "a fox", **body}
-    return estimated_cost(VALIDATOR.validate(document, Operation.GENERATION, vendor))
+    return estimated_cost(VALIDATOR.validate(Document(document), Operation.GENERATION, vendor))
 
 
 def test_tokens_are_reckoned_where_their_number_can_be_foreseen() -> None:
@@ -30,7 +30,9 @@ def test_a_flat_price_needs_no_tokens() -> None:
 
 
 def test_tokens_that_nobody_can_foresee_have_no_cost_yet() -> None:
-    request = VALIDATOR.validate({"model": "gpt-image-2-all", "prompt": "a fox"}, Operation.GENERATION, "apiyi")
+    request = VALIDATOR.validate(
+        Document({"model": "gpt-image-2-all", "prompt": "a fox"}), Operation.GENERATION, "apiyi"
+    )
     assert estimated_cost(replace(request, price=Price(image_out=Decimal(30)))) is None
     assert estimated_cost(replace(request, price=Price(image_out=Decimal(30), per_call=Decimal(1)))) is None
     assert estimated_cost(replace(request, price=None)) is None

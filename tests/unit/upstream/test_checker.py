@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from proxy import vendors
 from proxy.reply import Inspection
 from proxy.spool import Spool, Spools
 from proxy.upstream.checker import LINKS_AT_ONCE, Checker
@@ -49,10 +50,16 @@ class Bench:
         """The checked reply, and what stands where in it."""
         spool = await self.spooled(json.dumps({"data": data}).encode())
         try:
-            inspection, _ = await self.checker.check(spool, upstream_base_url=upstream.base_url, limit_bytes=limit)
+            inspection = await self.judged(spool, upstream, limit)
             return json.loads(content(spool))["data"], inspection
         finally:
             spool.discard()
+
+    async def judged(self, spool: Spool, upstream: FaultyUpstream, limit: int = PLENTY) -> Inspection:
+        url = upstream.base_url
+        return (
+            await self.checker.check(spool, vendors.of("openai"), 0.0, upstream_base_url=url, limit_bytes=limit)
+        ).inspection
 
     def files(self) -> list[Path]:
         return list(self.directory.glob("tmp/*"))
@@ -149,7 +156,7 @@ async def test_large_pictures_take_little_memory(wire: Wire, tmp_path: Path) -> 
         spool = await here.spooled(json.dumps({"data": links}).encode())
         tracemalloc.start()
         try:
-            inspection, _ = await here.checker.check(spool, upstream_base_url=upstream.base_url, limit_bytes=PLENTY)
+            inspection = await here.judged(spool, upstream)
             assert tracemalloc.get_traced_memory()[1] < 12_000_000, "64 MB were fetched"
         finally:
             tracemalloc.stop()
@@ -165,6 +172,6 @@ async def test_a_disk_without_room_for_the_pictures_leaves_the_reply_as_it_came(
         spool = await here.spooled(body)
         (file,) = here.files()
         file.with_suffix(".edited.spool").write_text("in the way")
-        inspection, _ = await here.checker.check(spool, upstream_base_url=upstream.base_url, limit_bytes=PLENTY)
+        inspection = await here.judged(spool, upstream)
         assert (len(inspection.links), content(spool)) == (1, body)
         spool.discard()

@@ -16,6 +16,7 @@ from proxy.errors import (
     UpstreamInvalidResponse,
     UpstreamUnreachable,
 )
+from proxy.upstream.outgoing import Outgoing
 from proxy.upstream.wire import Post, Wire
 from tests.support import faulty
 from tests.support.faulty import Act, FaultyUpstream
@@ -34,7 +35,11 @@ async def fetched(
     wire: Wire, url: str, *, limit: int = 10_000_000, connect_seconds: float = 5.0, **headers: str
 ) -> bytes:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    async with wire.exchange(Post("POST", url, named, b"{}"), connect_seconds=connect_seconds, io_seconds=5.0) as reply:
+    async with wire.exchange(
+        Post("POST", url, named, Outgoing("application/json", (b"{}",))),
+        connect_seconds=connect_seconds,
+        io_seconds=5.0,
+    ) as reply:
         return b"".join([chunk async for chunk in reply.chunks(limit)])
 
 

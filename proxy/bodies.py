@@ -1,0 +1,116 @@
+"""Reads a request's body into a Document: bounded in size and in time, and not before somebody asks for it.
+
+The JSON of a generation is read whole, it is small. What holds pictures goes to disk while it arrives.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+
+from starlette.types import Receive
+
+from proxy import strictjson
+from proxy.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from proxy.model import Document, Operation
+from proxy.settings import ServerSection
+from proxy.targets import Target
+from proxy.uploads import Uploads
+
+LEAST_BYTES_PER_SECOND = 1 << 18
+"""What a large body must move at, beside the seconds that every body has: 850 MB have almost an hour."""
+
+
+class ClientGone(Exception):
+    """There is nobody to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    """`uploads` takes what holds pictures."""
+
+    server: ServerSection
+    uploads: Uploads
+
+    async def read(self, target: Target, headers: Mapping[str, str], incoming: "Incoming") -> Document:
+        """The body of a call. Raises RequestError (400, 408, 413, 415), NoRoomForUpload, and ClientGone."""
+        document = await self._read(target.operation, headers, incoming)
+        if target.deployment is None:
+            return document
+        return replace(document, fields={**document.fields, "model": target.deployment})
+
+    async def _read(self, operation: Operation, headers: Mapping[str, str], incoming: "Incoming") -> Document:
+        takes_pictures = operation is Operation.EDIT
+        media_type = _media_type(headers, takes_pictures=takes_pictures)
+        if media_type == "multipart/form-data":
+            chunks = incoming.chunks(headers, self.server.max_multipart_bytes)
+            return await self.uploads.multipart(chunks, headers["content-type"])
+        if takes_pictures:
+            return await self.uploads.json(incoming.chunks(headers, self.server.max_edit_json_bytes))
+        parts = [chunk async for chunk in incoming.chunks(headers, self.server.max_json_bytes)]
+        return Document(strictjson.parse_object(b"".join(parts)))
+
+
+@dataclass(slots=True)
+class Incoming:
+    """The body of one request as it arrives."""
+
+    receive: Receive
+    seconds: float
+    """How long it may take, however small it is."""
+    received_bytes: int = 0
+
+    async def chunks(self, headers: Mapping[str, str], limit: int) -> AsyncIterator[bytes]:
+        """Raises PayloadTooLarge, if it can before a byte is read; RequestTimeout and ClientGone."""
+        if _announced(headers) > limit:
+            raise _too_large(limit)
+        began = asyncio.get_running_loop().time()
+        more = True
+        while more:
+            patience = self.seconds + self.received_bytes / LEAST_BYTES_PER_SECOND
+            try:
+                async with asyncio.timeout_at(began + patience):
+                    message = await self.receive()
+            except TimeoutError:
+                raise RequestTimeout(
+                    f"The body of your request did not arrive within {patience:g} seconds.",
+                    headers={"connection": "close"},
+                ) from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk: bytes = message.get("body", b"")
+            self.received_bytes += len(chunk)
+            if self.received_bytes > limit:
+                raise _too_large(limit)
+            if chunk:
+                yield chunk
+            more = message.get("more_body", False)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body of your request is larger than {limit} bytes.", headers={"connection": "close"})
+
+
+def _announced(headers: Mapping[str, str]) -> int:
+    value = headers.get("content-length", "")
+    return int(value[:20]) if value.isascii() and value.isdigit() else 0
+
+
+def _media_type(headers: Mapping[str, str], *, takes_pictures: bool) -> str:
+    encoding = headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType("Compressed request bodies are not supported. Send the body as it is.")
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/json" or media_type.endswith("+json"):
+        return "application/json"
+    shown = media_type[:100] or "none"
+    if not takes_pictures:
+        raise UnsupportedMediaType(
+            f"Invalid Content-Type header ({shown}), expected application/json. "
+            "(HINT: If you're using curl, you can pass -H 'Content-Type: application/json')"
+        )
+    if media_type == "multipart/form-data":
+        return media_type
+    raise UnsupportedMediaType(
+        f"Invalid Content-Type header ({shown}), expected multipart/form-data or application/json. "
+        "(HINT: If you're using curl, you can pass -F 'image=@picture.png')"
+    )

@@ -1,0 +1,97 @@
+"""Takes in a stream: each event before the last one goes to the flight's log, whole; the last one is the reply.
+
+An event's data goes to a spool of its own while it arrives: what is held of it in memory does not grow with it. The reply
+is complete with its `completed` event, however long the upstream then keeps the connection. A stream that ends before it,
+in whatever way, was cut. Source: OpenAI API reference, "Image streaming events"; WHATWG HTML, "Server-sent events".
+"""
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from proxy.errors import UpstreamConnectionLost, UpstreamInvalidResponse, UpstreamStreamFailure
+from proxy.eventlog import Event, EventLog
+from proxy.reply import Peek
+from proxy.spool import Spool, Spools
+from proxy.sse import Data, EventParser
+from proxy.stores.body import body_of
+from proxy.upstream.checker import Checker
+from proxy.upstream.slots import ReceiveSlots
+from proxy.upstream.wire import Reply
+
+MAX_EVENTS = 64
+"""Of one stream; the API sends at most three pictures on the way, and their end."""
+COMPLETED = ".completed"
+PARTIAL = ".partial_image"
+
+
+def is_event_stream(headers: Mapping[str, str]) -> bool:
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
+
+
+@dataclass(slots=True)
+class Intake:
+    """The events of one reply, and where they go."""
+
+    spools: Spools
+    checker: Checker
+    log: EventLog
+    partials: int = 0
+    """Pictures on the way that came; they are billed."""
+    _spool: Spool | None = field(default=None, repr=False)
+    """The data of the event that is arriving."""
+    _events: int = 0
+
+    async def receive(self, reply: Reply, slots: ReceiveSlots, limit: int) -> Spool:
+        """The data of the event that completes the stream; the spool is the caller's to discard.
+
+        Raises UpstreamStreamFailure for an error among the events, UpstreamConnectionLost if the stream ends before its
+        time, UpstreamInvalidResponse if it is none.
+        """
+        self.log.open()
+        try:
+            async with slots.receiving() as slot, aclosing(reply.chunks(limit)) as chunks:
+                parser = EventParser()
+                async for chunk in chunks:
+                    await slot.moved(len(chunk))
+                    for token in parser.feed(chunk):
+                        if isinstance(token, Data):
+                            await self._data(token.piece)
+                        elif (completed := await self._whole(token.name)) is not None:
+                            return completed
+                # The last blank line may be missing: the body ended as announced, and what came says whether it is whole.
+                if parser.ends_inside() and (completed := await self._whole("")) is not None:
+                    return completed
+        finally:
+            if self._spool is not None:
+                self._spool.discard()
+        raise UpstreamConnectionLost("The upstream's stream ended before its image was complete.")
+
+    async def _data(self, piece: bytes) -> None:
+        if self._spool is None:
+            self._events += 1
+            if self._events > MAX_EVENTS:
+                raise UpstreamInvalidResponse(f"The upstream's stream has more than {MAX_EVENTS} events.")
+            self._spool = self.spools.open()
+        # Lines of one event's data are joined by a line feed, which in JSON can only be white space.
+        await self._spool.write(b" " if piece == b"\n" else piece)
+
+    async def _whole(self, name: str) -> Spool | None:
+        """One event, of which all has come: the reply if it is the last one, else None."""
+        spool = self._spool
+        if spool is None:  # an event whose data is empty
+            return None
+        await spool.finish()
+        seen: Peek = await self.checker.peek(spool)
+        kind = seen.type or name
+        if seen.error is not None or "error" in (kind, name):
+            raise UpstreamStreamFailure(seen.error or {})
+        self._spool = None
+        if kind.endswith(COMPLETED):
+            return spool
+        if not kind:  # `[DONE]`, and what else is no event of this API
+            spool.discard()
+            return None
+        self.partials += kind.endswith(PARTIAL)
+        self.log.add(Event(kind, await body_of(spool, self.spools.executor)))
+        return None
