@@ -38,8 +38,9 @@ run: $(VENV)/run.stamp ## Serve images on PORT (8080), from the sandbox unless a
 test: $(VENV)/dev.stamp ## Run the whole test suite
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-bench: $(VENV)/run.stamp ## Measure hits, misses, coalescing and memory beside the bare upstream
+bench: $(VENV)/run.stamp ## Measure hits, misses, streams, coalescing and memory beside the bare upstream
 	@$(BIN)/python bench/quick.py
+	@$(BIN)/python -m bench.streams
 
 check: format lint types contracts test ## Everything the gate runs
 

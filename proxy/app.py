@@ -27,7 +27,7 @@ from proxy.outcomes import Fill
 from proxy.pipeline import Pipeline
 from proxy.render import Renderer
 from proxy.routes import Endpoint, Files, ImagesApi, MetricsPage, Models, other_routes
-from proxy.settings import RulesSection, ServerSection, Settings, UpstreamSection
+from proxy.settings import RulesSection, Settings, UpstreamSection
 from proxy.singleflight import Flights
 from proxy.store import Store
 from proxy.stores.secret import cache_secret
@@ -130,7 +130,7 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
     )
     api = ImagesApi(
         pipeline=pipeline,
-        bodies=Bodies(settings.server, _uploads(settings.server, store)),
+        bodies=Bodies(settings.server, _uploads(settings, store)),
         renderer=renderer,
         server=settings.server,
         metrics=metrics,
@@ -164,8 +164,13 @@ def _validator(rules: RulesSection, upstreams: Iterable[UpstreamSection]) -> Val
     return Validator(loaded, rules)
 
 
-def _uploads(server: ServerSection, store: Store) -> Uploads:
-    limits = Limits(multipart_bytes=server.max_multipart_bytes, json_bytes=server.max_edit_json_bytes)
+def _uploads(settings: Settings, store: Store) -> Uploads:
+    server = settings.server
+    limits = Limits(
+        multipart_bytes=server.max_multipart_bytes,
+        json_bytes=server.max_edit_json_bytes,
+        least_free_bytes=settings.cache.min_free_bytes,
+    )
     return Uploads(store.spools, server.max_json_bytes, limits)
 
 

@@ -40,14 +40,22 @@ class Bodies:
 
     async def _read(self, operation: Operation, headers: Mapping[str, str], incoming: "Incoming") -> Document:
         takes_pictures = operation is Operation.EDIT
-        media_type = _media_type(headers, takes_pictures=takes_pictures)
-        if media_type == "multipart/form-data":
-            chunks = incoming.chunks(headers, self.server.max_multipart_bytes)
-            return await self.uploads.multipart(chunks, headers["content-type"])
-        if takes_pictures:
-            return await self.uploads.json(incoming.chunks(headers, self.server.max_edit_json_bytes))
-        parts = [chunk async for chunk in incoming.chunks(headers, self.server.max_json_bytes)]
-        return Document(strictjson.parse_object(b"".join(parts)))
+        is_form = _is_form(headers, takes_pictures=takes_pictures)
+        limit = self._limit(is_form=is_form, takes_pictures=takes_pictures)
+        announced = _announced(headers)
+        if announced > limit:
+            raise _too_large(limit)
+        chunks = incoming.chunks(limit)
+        if not takes_pictures:
+            return Document(strictjson.parse_object(b"".join([chunk async for chunk in chunks])))
+        self.uploads.room.expect(announced)
+        return await (self.uploads.multipart(chunks, headers["content-type"]) if is_form else self.uploads.json(chunks))
+
+    def _limit(self, *, is_form: bool, takes_pictures: bool) -> int:
+        """Bytes."""
+        if is_form:
+            return self.server.max_multipart_bytes
+        return self.server.max_edit_json_bytes if takes_pictures else self.server.max_json_bytes
 
 
 @dataclass(slots=True)
@@ -59,10 +67,8 @@ class Incoming:
     """How long it may take, however small it is."""
     received_bytes: int = 0
 
-    async def chunks(self, headers: Mapping[str, str], limit: int) -> AsyncIterator[bytes]:
-        """Raises PayloadTooLarge, if it can before a byte is read; RequestTimeout and ClientGone."""
-        if _announced(headers) > limit:
-            raise _too_large(limit)
+    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
+        """Raises PayloadTooLarge, RequestTimeout and ClientGone."""
         began = asyncio.get_running_loop().time()
         more = True
         while more:
@@ -95,13 +101,14 @@ def _announced(headers: Mapping[str, str]) -> int:
     return int(value[:20]) if value.isascii() and value.isdigit() else 0
 
 
-def _media_type(headers: Mapping[str, str], *, takes_pictures: bool) -> str:
+def _is_form(headers: Mapping[str, str], *, takes_pictures: bool) -> bool:
+    """Whether it is a form, else it is JSON. Raises UnsupportedMediaType."""
     encoding = headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMediaType("Compressed request bodies are not supported. Send the body as it is.")
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json" or media_type.endswith("+json"):
-        return "application/json"
+        return False
     shown = media_type[:100] or "none"
     if not takes_pictures:
         raise UnsupportedMediaType(
@@ -109,7 +116,7 @@ def _media_type(headers: Mapping[str, str], *, takes_pictures: bool) -> str:
             "(HINT: If you're using curl, you can pass -H 'Content-Type: application/json')"
         )
     if media_type == "multipart/form-data":
-        return media_type
+        return True
     raise UnsupportedMediaType(
         f"Invalid Content-Type header ({shown}), expected multipart/form-data or application/json. "
         "(HINT: If you're using curl, you can pass -F 'image=@picture.png')"

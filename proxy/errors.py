@@ -265,3 +265,16 @@ class ConfigurationError(ImagegateError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
+
+
+def forget_frames(error: BaseException) -> None:
+    """Once it has been told: an error and the frames that it passed through know each other, and such a circle would
+    keep a caller's pictures on disk until a garbage collection that may be hours away."""
+    seen: set[int] = set()
+    following: list[BaseException | None] = [error]
+    while following:
+        current = following.pop()
+        if current is not None and id(current) not in seen:
+            seen.add(id(current))
+            current.__traceback__ = None
+            following += (current.__cause__, current.__context__)

@@ -6,6 +6,7 @@ Belongs to one event loop.
 """
 
 import asyncio
+import weakref
 from dataclasses import dataclass, field
 
 from proxy.model import Body
@@ -25,7 +26,8 @@ class EventLog:
     def __init__(self) -> None:
         self.is_open = False
         self.events: list[Event] = []
-        self._listeners: list[Listener] = []
+        # Weakly: who listens knows the log, and the log has the pictures on the way.
+        self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
 
     def open(self) -> None:
         self.is_open = True
@@ -37,7 +39,7 @@ class EventLog:
 
     def heard_by(self, listener: "Listener") -> None:
         """From now on the listener is told that there is something new."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     def _tell(self) -> None:
         for listener in self._listeners:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from proxy import ids, log
 from proxy.addresses import is_authority
 from proxy.clock import Clock
-from proxy.errors import HeadersTooLarge, ImagegateError, InternalError, InvalidRequest
+from proxy.errors import HeadersTooLarge, ImagegateError, InternalError, InvalidRequest, forget_frames
 from proxy.metrics import Metrics
 from proxy.model import Operation, Outcome, Progress
 from proxy.render import Renderer
@@ -185,7 +185,10 @@ class Caught:
         except Exception:
             logger.exception("unexpected error", extra={"request_id": call.request_id})
             call.error = InternalError(f"imagegate failed. Please report this with the request id {call.request_id}.")
-        if call.error is None or call.is_over:  # the failure of a stream may have been its last event
+        if call.error is None:
+            return
+        forget_frames(call.error)
+        if call.is_over:  # the failure of a stream may have been its last event
             return
         if call.status:  # the response has begun: only a broken connection can still tell the truth
             raise call.error

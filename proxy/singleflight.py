@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from proxy.errors import ImagegateError, InternalError
+from proxy.errors import ImagegateError, InternalError, forget_frames
 from proxy.eventlog import EventLog, Listener
 
 T = TypeVar("T")
@@ -121,6 +121,8 @@ class Flights(Generic[T]):
                     _fail(waiter, failure)
                 elif not waiter.landed.done():
                     waiter.landed.set_result(value)  # type: ignore[arg-type]  # no failure: there is a value
+            if isinstance(failure, ImagegateError):  # a defect is still to be logged, by who waited
+                forget_frames(failure)
 
 
 def _fail(waiter: _Waiter[T], error: BaseException) -> None:

@@ -49,6 +49,14 @@ class Spools:
         self._prefix = f"{instance_id}-{ids.instance_id()[:8]}"
         self._numbers = itertools.count(1)
 
+    def free_bytes(self) -> int | None:
+        """What the disk has left for them; None where that cannot be told."""
+        try:
+            found = None if self._directory is None else os.statvfs(self._directory)
+        except OSError:
+            return None
+        return None if found is None else found.f_bavail * found.f_frsize
+
     def open(self) -> "Spool":
         """A new, empty spool; no file is touched before there is something to write."""
         if self._directory is None:

@@ -41,6 +41,8 @@ class Limits:
     pictures: int = 16
     parts: int = 64
     memory_bytes: int = 16 * 2**20
+    least_free_bytes: int = 0
+    """Of the disk: a request that announces more than there is beyond that is refused before it is read."""
 
 
 _LIMITS = Limits()
@@ -51,7 +53,7 @@ class Uploads:
 
     def __init__(self, spools: Spools, text_bytes: int, limits: Limits = _LIMITS) -> None:
         """`text_bytes` is what a request may have at most of everything that is no picture."""
-        self.room = UploadRoom(spools, limits.memory_bytes)
+        self.room = UploadRoom(spools, limits.memory_bytes, limits.least_free_bytes)
         self._text_bytes = text_bytes
         self._limits = limits
 

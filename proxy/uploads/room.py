@@ -24,13 +24,14 @@ T = TypeVar("T")
 class UploadRoom:
     """Opens what an upload is received in, and counts what of all of them is held in memory."""
 
-    def __init__(self, spools: Spools, memory_bytes: int) -> None:
+    def __init__(self, spools: Spools, memory_bytes: int, least_free_bytes: int) -> None:
         self.executor = spools.executor
         self.one_write = asyncio.Lock()
         """Held while a spool writes. One whose disk fills up first reads back all that it had written: only one of them at
         a time may do so before it is counted."""
         self._spools = spools
         self._memory_bytes = memory_bytes
+        self._least_free_bytes = least_free_bytes
         self._held_bytes = 0
         self._returned: deque[int] = deque()  # a body may be dropped in any thread, at any moment
 
@@ -40,6 +41,12 @@ class UploadRoom:
         while self._returned:
             self._held_bytes -= self._returned.popleft()
         return self._held_bytes
+
+    def expect(self, size: int) -> None:
+        """Raises NoRoomForUpload if so many bytes would take what the disk is to have left. A few may go to memory."""
+        free = self._spools.free_bytes()
+        if size > self._memory_bytes and free is not None and free - size < self._least_free_bytes:
+            raise no_room()
 
     def open(self) -> "Upload":
         return Upload(self._spools.open(), self)

@@ -25,6 +25,7 @@ from proxy.errors import (
     UpstreamStreamFailure,
     UpstreamTimeout,
     UpstreamUnreachable,
+    forget_frames,
 )
 from proxy.eventlog import EventLog
 from proxy.model import Candidate, Relay
@@ -112,6 +113,7 @@ class Upstreams:
             except (UpstreamError, QueueFull) as error:
                 if not _certainly_not_billed(error):
                     raise
+                forget_frames(error)
                 # The caller is told the refusal that says most: a backup out of reach must not hide a `Retry-After`.
                 if failure is None or isinstance(error, UpstreamRefusal):
                     failure = error
@@ -142,6 +144,7 @@ class Upstreams:
                     if wait is None or retries_left == 0 or self._clock.monotonic() + wait >= until:
                         raise
                     reason = "connect" if isinstance(error, UpstreamUnreachable) else "busy"
+                    forget_frames(error)
                 retries_left -= 1
                 self._observer.retried(candidate.upstream, reason)
                 await asyncio.sleep(wait)
@@ -188,7 +191,11 @@ class Upstreams:
         try:
             yield
         except StoreError as error:
-            failure = InternalError("imagegate lost a reply that it had received. It may have been billed.")
+            failure = InternalError(
+                "imagegate lost a reply that it had received. It may have been billed."
+                if attempt.reply is not None
+                else "imagegate could not read back a picture that was to be sent."
+            )
             raise failure from error
         except BaseException as error:
             failure = error

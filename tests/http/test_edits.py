@@ -1,6 +1,5 @@
 """Edits that are refused: in the API's words, before anything was sent, and with nothing left of them."""
 
-import gc
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -11,7 +10,7 @@ import httpx
 import pytest
 
 from proxy.settings import ServerSection
-from tests.support.application import Gate, RawCall, eventually, gate, settings_over
+from tests.support.application import Gate, RawCall, eventually, gate, settings_over, with_cache
 from tests.support.counting import CountingUpstream
 from tests.support.edits import (
     EDITS,
@@ -333,7 +332,6 @@ async def post(proxy: Gate, body: Body) -> httpx.Response:
 @pytest.fixture(autouse=True)
 async def leaves_nothing(proxy: Gate) -> AsyncIterator[None]:
     yield
-    gc.collect()
     await eventually(lambda: left_of_uploads(proxy.directory) == [])
 
 
@@ -412,7 +410,6 @@ def arriving(proxy: Gate, body: Body, *, announced: bool, sent: int | None = Non
 async def strict(tmp_path: Path, upstream: CountingUpstream) -> AsyncIterator[Gate]:
     async with gate(settings_over(tmp_path / "strict", upstream, server=SMALL)) as proxy:
         yield proxy
-        gc.collect()
         await eventually(lambda: left_of_uploads(proxy.directory) == [])
 
 
@@ -481,3 +478,17 @@ async def test_nothing_of_a_picture_or_a_prompt_is_in_an_error(proxy: Gate) -> N
         answer = await post(proxy, body)
         assert answer.status_code == 400
         assert secret not in answer.text
+
+
+async def test_an_edit_that_would_fill_the_disk_is_refused_before_it_is_read(
+    tmp_path: Path, upstream: CountingUpstream
+) -> None:
+    settings = with_cache(settings_over(tmp_path, upstream), min_free_bytes=10**15)
+    async with gate(settings) as proxy:
+        call = RawCall(proxy.app)
+        headers = [(b"content-type", b"multipart/form-data; boundary=x"), (b"content-length", b"600000000")]
+        call.start(b"", path="/v1/images/edits", headers=headers, more_body=True)
+        await call.over()
+    assert call.status == 503
+    assert json.loads(call.body)["error"]["code"] == "no_room_for_upload"
+    assert dict(call.headers)[b"retry-after"] == b"10"

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import gc
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -82,7 +81,6 @@ async def leaves_nothing(proxy: Gate) -> AsyncIterator[None]:
     """Whatever became of an edit, its pictures are gone when it is over."""
     yield
     await proxy.landed()
-    gc.collect()
     await eventually(lambda: left_of_uploads(proxy.directory) == [])
 
 
@@ -447,7 +445,6 @@ async def once(settings: Settings, body: Body) -> httpx.Response:
     """The answer to one edit, by an application of its own."""
     async with gate(settings) as proxy:
         answer = await post(proxy, body)
-        gc.collect()
         await eventually(lambda: left_of_uploads(proxy.directory) == [])
     return answer
 
