@@ -25,6 +25,7 @@ from proxy.settings import ServerSection
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a head; and of anything else that is no content: trailers, and what may stand beside the size of a chunk."""
+_CHUNKED = b"\r\ntransfer-encoding: chunked\r\n"
 _OFFERS = (b"upgrade", b"http2-settings")
 MAX_UNANSWERED = 16
 """Requests on one connection whose answers are not out. One read may hold thousands of small ones."""
@@ -137,7 +138,8 @@ class Connection(HttpToolsProtocol):
         # What the application was given is complete: trailers go where nobody looks (RFC 9110 section 6.5.1).
         self.headers = []
         self._unanswered.append(self.cycle)
-        self.cycle.transport = self._outlet  # type: ignore[assignment]
+        is_old = self.scope["http_version"] == "1.0"
+        self.cycle.transport = _Unchunked(self._outlet) if is_old else self._outlet  # type: ignore[assignment]
         # Whoever answers a request before it was read whole has the last word on this connection.
         self._may_stay, self.cycle.keep_alive = self.cycle.keep_alive, False
 
@@ -246,6 +248,39 @@ class Connection(HttpToolsProtocol):
             self._refuse(408, "request_timeout", "The headers of your request did not arrive in time.")
         else:
             self.transport.close()
+
+
+class _Unchunked:
+    """What an answer to a client of HTTP/1.0 is written to. uvicorn sends what has no length in chunks, which such a client
+    need not understand (RFC 9112 section 6.1): it gets the content alone, and the end of the connection is its end.
+
+    Each write of uvicorn's is a head, or a chunk, or the last chunk, whole.
+    """
+
+    def __init__(self, outlet: SimpleNamespace) -> None:
+        self._outlet = outlet
+        self._is_chunked: bool | None = None
+        """None before the head."""
+
+    def is_closing(self) -> bool:
+        return bool(self._outlet.is_closing())
+
+    def close(self) -> None:
+        self._outlet.close()
+
+    def write(self, data: bytes) -> None:
+        if self._is_chunked is None:
+            head = data.replace(_CHUNKED, b"\r\n")
+            self._is_chunked, data = head != data, head
+        elif self._is_chunked:
+            data = _content(data)
+        self._outlet.write(data)
+
+
+def _content(chunks: bytes) -> bytes:
+    """What stands in one chunk, with or without the last one behind it."""
+    size, _, rest = chunks.partition(b"\r\n")
+    return rest[: int(size, 16)]
 
 
 class Uptake:

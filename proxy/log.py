@@ -20,6 +20,8 @@ from pathlib import PurePath
 from queue import SimpleQueue
 from typing import Any, TextIO
 
+from proxy.errors import ImagegateError
+
 EXTRA_FIELDS = (
     *(
         "request_id",
@@ -352,6 +354,13 @@ class _Writer(QueueListener):
             pass
 
 
+class _Known(logging.Filter):
+    """A stream that was cut upstream is left broken by an error of ours on purpose; its access line has told it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], ImagegateError))
+
+
 def configure(level: str, stream: TextIO | None = None) -> Callable[[], None]:
     """Sends every logger of the process to `stream` (default: stderr), as JSON lines; returns what undoes it.
 
@@ -367,6 +376,8 @@ def configure(level: str, stream: TextIO | None = None) -> Callable[[], None]:
         logger.setLevel(logging.NOTSET)
     for name, floor in _QUIET.items():
         logging.getLogger(name).setLevel(max(floor, root.level))
+    server, known = logging.getLogger("uvicorn.error"), _Known()
+    server.addFilter(known)
     source = _Enqueue()
     writer = _Writer(source, stream if stream is not None else sys.stderr)
     root.addHandler(source)
@@ -378,6 +389,7 @@ def configure(level: str, stream: TextIO | None = None) -> Callable[[], None]:
             logger.propagate = propagate
             if logger is not root:
                 logger.handlers[:] = handlers
+        server.removeFilter(known)
         root.removeHandler(source)
         writer.stop()
 

@@ -52,7 +52,7 @@ class Spools:
     def free_bytes(self) -> int | None:
         """What the disk has left for them; None where that cannot be told."""
         try:
-            found = None if self._directory is None else os.statvfs(self._directory)
+            found = None if self._directory is None else os.statvfs(self._directory.parent)
         except OSError:
             return None
         return None if found is None else found.f_bavail * found.f_frsize

@@ -13,6 +13,9 @@ from proxy.errors import StoreError
 from proxy.spool import Spool
 from proxy.stores.files import PrivateFile, read_exactly, remove_quietly
 
+_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
+"""0 where the system has no such thing."""
+
 
 class FileBody:
     """A range of an open file. The file may lose its name meanwhile (evicted, purged): the descriptor keeps its bytes.
@@ -29,12 +32,15 @@ class FileBody:
         self._offset = offset
         self.length = length
         self._executor = executor
+        self._may_be_cached = _NOWAIT != 0
         weakref.finalize(self, os.close, fd)
 
     def __len__(self) -> int:
         return self.length
 
-    async def window(self, start: int, stop: int) -> bytes:
+    async def window(self, start: int, stop: int) -> bytes | memoryview:
+        if (cached := self._cached(start, stop)) is not None:
+            return cached
         try:
             # The bound method keeps this body, and so its descriptor, alive in the thread even if we are cancelled.
             return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, start, stop)
@@ -43,6 +49,23 @@ class FileBody:
 
     def reading(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def _cached(self, start: int, stop: int) -> memoryview | None:
+        """The same without a thread, if all of it lies in the system's cache, as what was written a moment ago does: a
+        copy of 256 KB is cheaper than being told that a thread has made it. None if it would have to be waited for, or if
+        the file system cannot tell (Linux 4.14, preadv2(2), RWF_NOWAIT)."""
+        if not self._may_be_cached:
+            return None
+        start, stop, _ = slice(start, stop).indices(self.length)
+        buffer = bytearray(max(0, stop - start))
+        try:
+            count = os.preadv(self._fd, [buffer], self._offset + start, _NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            self._may_be_cached = False
+            return None
+        return memoryview(buffer).toreadonly() if count == len(buffer) else None
 
     def _read(self, start: int, stop: int) -> bytes:
         start, stop, _ = slice(start, stop).indices(self.length)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy import log
+from proxy.errors import UpstreamConnectionLost
 from proxy.log import AccessLine, access, configure, redact
 
 IMAGE = "iVBORw0KGgo" + "aB3+/9zZ" * 60
@@ -261,3 +262,12 @@ def test_a_level_hides_what_is_below_it_and_stopping_leaves_everything_as_it_was
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="LOUD"):
         configure("loud", Lines())
+
+
+def test_the_server_does_not_report_what_the_access_line_has_told() -> None:
+    server = logging.getLogger("uvicorn.error")
+    with logging_to(stream := Lines()):
+        for error in (UpstreamConnectionLost("cut"), ZeroDivisionError("a defect")):
+            server.error("Exception in ASGI application", exc_info=error)
+    (only,) = stream.read_json()
+    assert "ZeroDivisionError" in json.dumps(only)
