@@ -4,11 +4,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from proxy import policy, validation
+from proxy import policy, validation, vendors
 from proxy.auth import Authenticator
 from proxy.cachekey import cache_key
 from proxy.clock import Clock, midnight
-from proxy.errors import Forbidden, RequestError, Unauthenticated
+from proxy.errors import Forbidden, RequestError, Unauthenticated, forget_frames
 from proxy.eventlog import Listener
 from proxy.idempotency import Claim, Idempotency
 from proxy.metrics import Metrics
@@ -101,9 +101,11 @@ class Doorkeeper:
         for section in eligible(self.upstreams, self.validator.model_of(document)):
             try:
                 request = self.validator.validate(document, inbound.operation, section.vendor)
-            except RequestError:
+                vendors.of(section.vendor).target(section, request.operation, request.model)
+            except RequestError as fault:
                 if not found:
                     raise
+                forget_frames(fault)
                 continue
             request = _varied(request, inbound.headers.get("x-imagegate-variant"))
             key = cache_key(

@@ -48,7 +48,7 @@ class Bodies:
         chunks = incoming.chunks(limit)
         if not takes_pictures:
             return Document(strictjson.parse_object(b"".join([chunk async for chunk in chunks])))
-        self.uploads.room.expect(announced)
+        self.uploads.room.expect(announced, announced)
         return await (self.uploads.multipart(chunks, headers["content-type"]) if is_form else self.uploads.json(chunks))
 
     def _limit(self, *, is_form: bool, takes_pictures: bool) -> int:

@@ -7,6 +7,7 @@ Belongs to one event loop.
 
 import asyncio
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from proxy.model import Body
@@ -25,12 +26,14 @@ class EventLog:
 
     def __init__(self) -> None:
         self.is_open = False
+        self.headers: Mapping[str, str] = {}
+        """Of the upstream's head, for who pays."""
         self.events: list[Event] = []
         # Weakly: who listens knows the log, and the log has the pictures on the way.
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
 
-    def open(self) -> None:
-        self.is_open = True
+    def open(self, headers: Mapping[str, str]) -> None:
+        self.is_open, self.headers = True, headers
         self._tell()
 
     def add(self, event: Event) -> None:
@@ -56,6 +59,10 @@ class Listener:
     @property
     def events(self) -> list[Event]:
         return self.log.events if self.log is not None else []
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self.log.headers if self.log is not None else {}
 
     @property
     def hears_stream(self) -> bool:

@@ -15,8 +15,8 @@ from starlette.types import Send
 
 from proxy import shapes, sse
 from proxy.asking import Ask
-from proxy.errors import ImagegateError, UpstreamError, UpstreamRefusal, UpstreamStreamFailure
-from proxy.model import Answer, Body, Outcome, Rendering
+from proxy.errors import ImagegateError, StoreError, UpstreamError, UpstreamRefusal, UpstreamStreamFailure
+from proxy.model import Answer, Body, Outcome, Relay, Rendering
 from proxy.render import windows
 from proxy.replyheaders import Headers, Moment, cache_headers, encoded, forward_headers, notices, server_timing
 from proxy.splice import Face, Piece, length_of, pieces
@@ -32,24 +32,26 @@ _AS_IT_IS = Face(Rendering.B64_JSON, "b64_json", lambda index, image: "")
 
 @dataclass(slots=True)
 class EventStream:
-    """One response. `moment` tells the time when the head is written."""
+    """One response. `moment` tells the time when the head is written; `known` is told the answer once there is one."""
 
     send: Send
     ask: Ask
     moment: Callable[[], Moment]
+    known: Callable[[Answer], None]
     silence_seconds: float = SILENCE_SECONDS
     _sent: int = field(default=0, init=False)
     """Events of the flight's log that are out."""
 
-    async def answer(self, generate: Coroutine[Any, Any, Answer]) -> Answer:
+    async def answer(self, generate: Coroutine[Any, Any, Answer]) -> None:
         """Writes the whole response. Raises what `generate` raises: before the head as it is, after it when told."""
         answering = asyncio.create_task(generate)
         try:
             await self._until_head(answering)
             if answering.done() and not self.ask.listener.events:
                 answer = answering.result()
+                self.known(answer)
                 await self._at_once(answer)
-                return answer
+                return
             await self._begin([*_early(self.ask), *notices(self.ask.first.request, self.moment())])
             await self._follow(answering)
             try:
@@ -57,9 +59,9 @@ class EventStream:
             except ImagegateError as error:
                 await self._fail(error)
                 raise
+            self.known(answer)
             await self._frame(*await _completed(answer.outcome))
             await self._end()
-            return answer
         finally:
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)
@@ -145,7 +147,8 @@ class EventStream:
 
 def _early(ask: Ask) -> Headers:
     """What is known before there is an answer: that it was sent on, and why."""
-    return [(b"cache-control", b"private, no-store"), *forward_headers(ask.progress)]
+    own = {} if ask.progress.collapsed else ask.listener.headers
+    return [(b"cache-control", b"private, no-store"), *forward_headers(ask.progress), *encoded(own)]
 
 
 def _error_object(error: ImagegateError) -> dict[str, Any]:
@@ -178,9 +181,18 @@ async def _from_reply(name: str, outcome: Outcome) -> list[Piece]:
     for start, stop in [*(image.value for image in images), (len(body), len(body))]:
         texts.append(bytes(await body.window(at, start)))
         at = stop
-    if not images:
-        return [shapes.link_event(texts[0], name)]
-    before, after = shapes.as_event(texts[0], b"".join(texts[1:]), name)
-    if outcome.relay.echo is not None:  # the caller's own member, with the comma of where it was cut out
-        after = after.rstrip()[:-1] + b"," + outcome.relay.echo[1].translate(None, b"\r\n").strip(b", \t") + b"}"
-    return [before, images[0].value, after]
+    if images:
+        try:
+            before, after = shapes.as_event(texts[0], b"".join(texts[1:]), name)
+        except StoreError:
+            pass  # a reply that is not stored: its first item is an address
+        else:
+            return [before, images[0].value, _echoed(after, outcome.relay)]
+    return [_echoed(shapes.link_event(b"".join(texts), name), outcome.relay)]
+
+
+def _echoed(text: bytes, relay: Relay) -> bytes:
+    """The end of an object with the caller's own member, which has the comma of where it was cut out."""
+    if relay.echo is None:
+        return text
+    return text.rstrip()[:-1] + b"," + relay.echo[1].translate(None, b"\r\n").strip(b", \t") + b"}"

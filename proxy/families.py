@@ -75,11 +75,12 @@ _PARAM = _listed(
 )
 _REJECTED = _listed(
     "reason",
-    "none invalid_value invalid_type request_timeout unknown_parameter missing_required_parameter empty_string "
-    "string_above_max_length integer_above_max_value integer_below_min_value invalid_png_output_compression "
-    "empty_array array_above_max_length duplicate_parameter mutually_exclusive_parameters invalid_multipart "
-    "unsupported_file_mimetype invalid_image_file invalid_mask_image_format file_too_large "
-    "invalid_input_fidelity_model invalid_header request_too_large unsupported_media_type",
+    "none invalid_value invalid_type request_timeout idempotency_key_in_use unknown_parameter "
+    "missing_required_parameter empty_string string_above_max_length integer_above_max_value "
+    "integer_below_min_value invalid_png_output_compression empty_array array_above_max_length "
+    "duplicate_parameter mutually_exclusive_parameters invalid_multipart unsupported_file_mimetype "
+    "invalid_image_file invalid_mask_image_format file_too_large invalid_input_fidelity_model invalid_header "
+    "request_too_large unsupported_media_type",
 )
 
 _DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)

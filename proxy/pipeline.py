@@ -15,7 +15,7 @@ from proxy import ids, outcomes
 from proxy.asking import Ask, Doorkeeper
 from proxy.cachekey import fingerprint
 from proxy.clock import Clock
-from proxy.errors import ImagegateError, InternalError, NotCached, QueueFull, UpstreamError
+from proxy.errors import IdempotencyMismatch, ImagegateError, InternalError, NotCached, QueueFull, UpstreamError
 from proxy.eventlog import EventLog
 from proxy.health import Health
 from proxy.idempotency import Idempotency
@@ -73,7 +73,11 @@ class Pipeline:
         if ask.idempotency_key is None:
             return ask
         asked = fingerprint(ask.first.request, openai_beta=ask.openai_beta)
-        claim = await self.idempotency.claim(ask.principal, ask.idempotency_key, asked)
+        try:
+            claim = await self.idempotency.claim(ask.principal, ask.idempotency_key, asked)
+        except IdempotencyMismatch as error:
+            self.metrics.rejected(error.param, error.code)
+            raise
         return replace(ask, claim=claim)
 
     async def _settle(self, ask: Ask, outcome: Outcome) -> None:
@@ -110,6 +114,7 @@ class Pipeline:
     async def _alone(self, ask: Ask) -> Outcome:
         """No look-up, no store, nothing shared; but a flight all the same, so that it outlives its caller."""
         key = ids.purchase_id() if ask.claim is None else ask.claim.flight_key
+        ask.progress.collapsed = self.flights.is_in_flight(key)
         fill, led = await self.flights.do(key, partial(self._buy, ask), ask.listener)
         return outcomes.bought(fill, Forward.BYPASS, collapsed=not led)
 

@@ -84,6 +84,8 @@ class Peek:
     """Empty if its data is no JSON object, or names no type."""
     error: Mapping[str, Any] | None
     """The four members of an OpenAI error, if it tells of one: `message`, `type`, `param`, `code`."""
+    echo: Span | None = None
+    """The `safety_identifier` member with one comma: one caller's own."""
 
 
 def inspect(view: memoryview) -> Inspection:
@@ -172,7 +174,7 @@ def peek(view: memoryview) -> Peek:
         error = document.get("error")
         if error is None and kind == "error":
             error = {name: document.get(name) for name in ("message", "param", "code")}
-        return Peek(kind, None if error is None else _error_of(skeleton, error))
+        return Peek(kind, None if error is None else _error_of(skeleton, error), _echo_in(skeleton))
     except (InvalidRequest, UpstreamInvalidResponse):
         return Peek("", None)
 
@@ -248,6 +250,12 @@ def _read(view: memoryview) -> tuple[Skeleton, dict[str, Any]]:
 def _cut(skeleton: Skeleton, member: Member | None, kept: Member) -> Span | None:
     """The range of `member` with one comma, if there is one, in an object that keeps `kept`."""
     return skeleton.raw(member.apart_from(kept)) if member is not None else None
+
+
+def _echo_in(skeleton: Skeleton) -> Span | None:
+    top = skeleton.members()
+    others = [member for name, member in top.items() if name != "safety_identifier"]
+    return _cut(skeleton, top.get("safety_identifier"), others[0]) if others else None
 
 
 def _error_of(skeleton: Skeleton, told: Any) -> Mapping[str, Any]:

@@ -29,7 +29,7 @@ from proxy.filelinks import EXTENSIONS, FileLinks
 from proxy.health import Health
 from proxy.metrics import Metrics
 from proxy.middleware import Call, call_of, headers_of
-from proxy.model import Document, Inbound, Rendering
+from proxy.model import Answer, Document, Inbound, Rendering
 from proxy.pipeline import Pipeline
 from proxy.render import Renderer
 from proxy.replyheaders import Moment
@@ -138,9 +138,12 @@ class ImagesApi:
 
     async def _stream(self, send: Send, ask: Ask, call: Call) -> None:
         call.is_stream = True
-        stream = EventStream(send, ask, lambda: self._moment(call), self.silence_seconds)
-        answer = await stream.answer(self.pipeline.generate(ask))
-        call.outcome = answer.outcome
+
+        def known(answer: Answer) -> None:
+            call.outcome = answer.outcome
+
+        stream = EventStream(send, ask, lambda: self._moment(call), known, self.silence_seconds)
+        await stream.answer(self.pipeline.generate(ask))
 
     def _moment(self, call: Call) -> Moment:
         return Moment(self.clock.wall(), self.clock.monotonic() - call.arrived_monotonic)

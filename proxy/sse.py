@@ -11,6 +11,8 @@ from enum import Enum, auto
 from proxy.errors import UpstreamInvalidResponse
 
 MAX_NAME_BYTES = 256
+MAX_LINES = 100_000
+"""Of one stream: ten minutes of a comment every ten milliseconds."""
 """Of a field's name, and of an event's: an error page that calls itself a stream has longer ones."""
 COMMENT = b": keepalive\n\n"
 """What readers ignore, and what keeps a silent connection open."""
@@ -53,6 +55,7 @@ class EventParser:
         self._has_data = False
         self._mark: bytes | None = b""  # so far: what may be a byte order mark
         self._is_after_cr = False
+        self._lines = 0
 
     def feed(self, chunk: bytes) -> Iterator[Data | Dispatch]:
         """What the next bytes of the stream tell. Raises UpstreamInvalidResponse for an overlong name."""
@@ -122,6 +125,9 @@ class EventParser:
             self._has_data = True
 
     def _end_line(self) -> Iterator[Data | Dispatch]:
+        self._lines += 1
+        if self._lines > MAX_LINES:
+            raise UpstreamInvalidResponse(f"The upstream's stream has more than {MAX_LINES} lines.")
         if self._part is _Part.FIELD and not self._held:
             if self._has_data:
                 yield Dispatch(self._name)

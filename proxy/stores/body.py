@@ -40,6 +40,7 @@ class FileBody:
 
     async def window(self, start: int, stop: int) -> bytes | memoryview:
         if (cached := self._cached(start, stop)) is not None:
+            await asyncio.sleep(0)  # others have their turn, and a client that has left is seen
             return cached
         try:
             # The bound method keeps this body, and so its descriptor, alive in the thread even if we are cancelled.

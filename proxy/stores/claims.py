@@ -28,7 +28,7 @@ LIFETIME_SECONDS = 86_400.0
 MAX_CLAIMS = 100_000
 TABLES = 256
 SLOTS = MAX_CLAIMS // TABLES
-LOCK_PATIENCE_SECONDS = 0.5
+LOCK_PATIENCE_SECONDS = 0.05
 """A lock is held for microseconds: who holds it longer has been stopped, and we do without the disk."""
 
 _FIELDS = struct.Struct(">32s32s16sd64s")

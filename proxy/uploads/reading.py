@@ -25,6 +25,8 @@ WINDOW_BYTES = 1 << 18
 """How much base64 is decoded at once."""
 
 _IMAGE_NAMES = ("image", "image[]")
+_PICTURE_NAMES = ("image", "images", "mask")
+"""None of them is an object: what stands in one of its members would be paid for and not be seen."""
 _NESTED_NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\]){1,8})")
 _UNDECLARED = "application/octet-stream"
 
@@ -225,6 +227,8 @@ class _Form:
 def _place(fields: dict[str, Any], name: str, value: InputImage | str) -> None:
     """`svg[model]` is the member `model` of the object `svg`."""
     nested = _NESTED_NAME.fullmatch(name)
+    if nested and nested[1] in _PICTURE_NAMES:
+        raise InvalidRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
     path = [nested[1], *nested[2][1:-1].split("][")] if nested else [name]
     for step in path[:-1]:
         fields = fields.setdefault(step, {})

@@ -17,6 +17,8 @@ from proxy.stores.body import body_of
 from proxy.uploads import imagehead
 
 RETRY_AFTER_SECONDS = 10
+LOOK_EVERY_BYTES = 8 * 2**20
+"""How often an upload looks how much of the disk is left; others write as well."""
 
 T = TypeVar("T")
 
@@ -42,10 +44,11 @@ class UploadRoom:
             self._held_bytes -= self._returned.popleft()
         return self._held_bytes
 
-    def expect(self, size: int) -> None:
-        """Raises NoRoomForUpload if so many bytes would take what the disk is to have left. A few may go to memory."""
+    def expect(self, size: int, more: int) -> None:
+        """Raises NoRoomForUpload if an upload of so many bytes, of which `more` are to come, would take what the disk is to
+        have left. A small one may go to memory."""
         free = self._spools.free_bytes()
-        if size > self._memory_bytes and free is not None and free - size < self._least_free_bytes:
+        if size > self._memory_bytes and free is not None and free - more < self._least_free_bytes:
             raise no_room()
 
     def open(self) -> "Upload":
@@ -76,6 +79,7 @@ class Upload:
         self._spool = spool
         self._room = room
         self._counted = 0
+        self._looked = 0
 
     @property
     def size(self) -> int:
@@ -89,6 +93,9 @@ class Upload:
                 self._count()
             except StoreError as error:
                 raise no_room() from error
+        if self.size - self._looked > LOOK_EVERY_BYTES:
+            self._looked = self.size
+            self._room.expect(self.size, 0)
 
     async def finish(self) -> None:
         """Raises NoRoomForUpload."""

@@ -49,13 +49,13 @@ class Attempt:
                 asyncio.timeout(seconds) as deadline,
                 wire.exchange(post, connect_seconds=connect_seconds, io_seconds=io_seconds) as self.reply,
             ):
-                await self._take_in(self.reply, slots)
+                await self._take_in(self.reply, slots, deadline)
                 deadline.reschedule(None)
         except TimeoutError:
             raise self._too_late() from None
         await self.spool.finish()
 
-    async def _take_in(self, reply: Reply, slots: ReceiveSlots) -> None:
+    async def _take_in(self, reply: Reply, slots: ReceiveSlots, deadline: asyncio.Timeout) -> None:
         if is_refusal(reply):
             raise await refusal(reply, secret=_own_key(self.section, self.caller))
         if reply.status != 200:
@@ -66,7 +66,7 @@ class Attempt:
             return
         limit = reply_limit(request.n + request.partial_images)
         try:
-            self.spool = await self.intake.receive(reply, slots, limit)
+            self.spool = await self.intake.receive(reply, slots, limit, deadline)
         except UpstreamStreamFailure as error:
             raise _without(_own_key(self.section, self.caller), error) from None
         self.is_event = True

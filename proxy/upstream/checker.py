@@ -50,6 +50,10 @@ class Checker:
         """What the data of an event says it is. Raises StoreError."""
         return await self._run(_peek, spool)
 
+    async def cut(self, spool: Spool, span: tuple[int, int]) -> None:
+        """Without these bytes. Raises StoreError."""
+        await self._run(spool.replace, [_Insertion(*span)])
+
     async def check_event(self, spool: Spool) -> Checked:
         """The same as `check` for the data of the event that completes a stream."""
         return await self._cut(spool, await self._run(_inspect, spool, inspect_event), inspect_event)

@@ -63,8 +63,10 @@ def outgoing(request: ImageRequest, vendor: Vendor) -> Outgoing:
     if not request.images and request.mask is None and vendor.is_plain:
         return Outgoing("application/json", (_with(request.canonical, extra),))
     members = {**json.loads(request.canonical), **extra}
-    members.pop("images", None)
-    members.pop("mask", None)
+    if request.images:
+        del members["images"]
+    if request.mask is not None:
+        del members["mask"]
     members = vendor.members(members)
     is_multipart = request.container == "multipart" or not (vendor.edits_in_json or request.is_by_reference)
     if is_multipart:
@@ -149,7 +151,7 @@ def _flat(members: Mapping[str, Any], parent: str = "") -> Iterator[tuple[str, s
         name = f"{parent}[{key}]" if parent else key
         if isinstance(value, Mapping):
             yield from _flat(value, name)
-        else:
+        elif value is not None:
             yield name, value if isinstance(value, str) else json.dumps(value)
 
 

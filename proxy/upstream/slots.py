@@ -63,9 +63,16 @@ class ReceiveSlots:
         self._check_seconds = check_seconds
 
     @asynccontextmanager
-    async def receiving(self) -> AsyncIterator["ReceiveSlot"]:
+    async def receiving(self, *, at_once: bool = True) -> AsyncIterator["ReceiveSlot"]:
+        """With a place from the start, or, not `at_once`, with one when the body begins to run.
+
+        The head of a reply says that its bytes are coming, that of a stream comes long before its picture.
+        """
         slot = ReceiveSlot(self._free, self._check_seconds)
-        await slot.take()
+        if at_once:
+            await slot.take()
+        else:
+            slot.watch()
         try:
             yield slot
         finally:
@@ -86,7 +93,7 @@ class ReceiveSlot:
     async def take(self) -> None:
         await self._free.acquire()
         self._held = True
-        self._watch()
+        self.watch()
 
     async def moved(self, count: int) -> None:
         """Counts what arrived; a body that gave its place back and runs again waits here for another."""
@@ -100,7 +107,8 @@ class ReceiveSlot:
             self._check = None
         self._let_go()
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """Looks again and again whether the body moves."""
         if self._check is not None:  # one watch a body, however often it takes its place again
             self._check.cancel()
         self._moved_bytes = 0
@@ -109,7 +117,7 @@ class ReceiveSlot:
     def _judge(self) -> None:
         if self._moved_bytes < self._enough_bytes:
             self._let_go()
-        self._watch()
+        self.watch()
 
     def _let_go(self) -> None:
         if self._held:

@@ -19,6 +19,8 @@ import httpx
 from proxy.errors import InvalidRequest, UpstreamConnectionLost, UpstreamInvalidResponse, UpstreamUnreachable
 
 INFLATED_CHUNK_BYTES = 1 << 16
+WRITE_SECONDS = 60.0
+"""An upstream that takes nothing of a request for so long does not want it."""
 
 
 class Content(Protocol):
@@ -93,10 +95,11 @@ class Wire:
         """Sends a request and gives the reply when its head has arrived; closes the connection on leaving.
 
         The total deadline is the caller's: `connect_seconds` bounds TCP, then TLS; `io_seconds` single reads and writes.
-        While nothing has been sent, raises UpstreamUnreachable, or InvalidRequest for a header that HTTP does not allow;
-        afterwards UpstreamConnectionLost.
+        While the request has not been sent whole, raises UpstreamUnreachable, or InvalidRequest for a header that HTTP does
+        not allow; afterwards UpstreamConnectionLost.
         """
-        timeout = {"connect": connect_seconds, "read": io_seconds, "write": io_seconds, "pool": None}
+        write_seconds = min(io_seconds, WRITE_SECONDS)
+        timeout = {"connect": connect_seconds, "read": io_seconds, "write": write_seconds, "pool": None}
         extensions: dict[str, object] = {"timeout": timeout}
         if post.server_name is not None:
             extensions["sni_hostname"] = post.server_name
@@ -107,10 +110,10 @@ class Wire:
             socket_options=self._socket_options,
         )
         async with transport:
-            with _translated(), _refused_by_ourselves():
+            content = None if post.content is None else _Sending(post.content)
+            with _translated(content), _refused_by_ourselves():
                 # A caller's credential may hold any byte that a header may: httpx by itself takes ASCII only.
                 headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in post.headers.items()]
-                content = None if post.content is None else post.content.chunks()
                 if post.content is not None:
                     headers.append((b"content-length", b"%d" % len(post.content)))
                 request = httpx.Request(post.method, post.url, headers=headers, content=content, extensions=extensions)
@@ -119,6 +122,24 @@ class Wire:
                 yield Reply(response)
             finally:
                 await response.aclose()
+
+
+class _Sending:
+    """A body on its way out. Until its last piece is given to the connection, nobody can have acted on it; that its write
+    failed then says nothing: the upstream may have read all, and hung up."""
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+        self._given_bytes = 0
+
+    @property
+    def is_whole(self) -> bool:
+        return self._given_bytes >= len(self._content)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._content.chunks():
+            self._given_bytes += len(chunk)
+            yield chunk
 
 
 @contextmanager
@@ -133,7 +154,7 @@ def _refused_by_ourselves() -> Iterator[None]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(sending: _Sending | None = None) -> Iterator[None]:
     """Nothing of httpx leaks: its errors become ours, by whether a request may have reached the upstream."""
     try:
         yield
@@ -142,6 +163,8 @@ def _translated() -> Iterator[None]:
     except httpx.DecodingError as error:
         raise UpstreamInvalidResponse("The upstream's reply could not be decompressed.") from error
     except (httpx.TransportError, OSError) as error:  # httpx lets an SSLError in the middle of a reply through
+        if sending is not None and not sending.is_whole:
+            raise UpstreamUnreachable("The upstream did not take the whole request.") from error
         raise UpstreamConnectionLost(
             "The connection to the upstream was lost before its reply was complete."
         ) from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from proxy.settings import Settings
-from tests.support.application import Gate, RawCall, eventually, gate, settings_over
+from tests.support.application import Gate, RawCall, eventually, gate, settings_over, with_cache
 from tests.support.counting import Call, CountingUpstream, Said, Streamed, completed, counting_upstream, partial
 from tests.support.edits import (
     EDITS,
@@ -26,10 +27,12 @@ from tests.support.edits import (
     Photo,
     in_form,
     in_json,
+    in_parts,
     left_of_uploads,
     painted,
 )
 from tests.support.images import picture, reply
+from tests.support.multipart import file, text
 
 pytestmark = pytest.mark.anyio
 
@@ -526,3 +529,82 @@ async def test_an_upstream_may_refuse_before_it_has_read_everything(tmp_path: Pa
     server.close()
     assert (answer.status_code, answer.content) == (413, LIMITED)
     assert len(heads) == 1
+
+
+# --- found by review, each failed before it was mended ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["image[1]", "image[x]", "mask[feather]", "images[0]"])
+async def test_a_part_that_would_be_paid_for_and_not_be_seen_is_refused(
+    proxy: Gate, upstream: CountingUpstream, name: str
+) -> None:
+    parts = [text("model", "gpt-image-2"), text("prompt", "a fox"), file("image", FOX.content), file(name, OWL.content)]
+    answer = await post(proxy, in_parts(*parts))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["message"], error["param"]) == (400, f"Unknown parameter: '{name}'.", name)
+    assert upstream.calls == []
+
+
+async def test_an_upstream_that_will_not_take_an_edit_holds_none_of_its_pictures(
+    tmp_path: Path, upstream: CountingUpstream, other: CountingUpstream
+) -> None:
+    settings = settings_over(tmp_path, upstream, other)
+    first, second = settings.upstreams
+    gc.disable()
+    try:
+        async with gate(replace(settings, upstreams=(first, replace(second, vendor="azure")))) as proxy:
+            for number in range(3):
+                answer = await post(proxy, in_form(FOX, prompt=f"fox {number}", output_format="webp"))
+                assert answer.status_code == 200
+            await proxy.landed()
+            assert left_of_uploads(proxy.directory) == []
+    finally:
+        gc.enable()
+
+
+async def test_members_that_only_look_like_pictures_are_sent(tmp_path: Path, upstream: CountingUpstream) -> None:
+    settings = settings_over(tmp_path, upstream)
+    (section,) = settings.upstreams
+    async with gate(replace(settings, upstreams=(replace(section, vendor="together"),))) as proxy:
+        await proxy.ask(model="black-forest-labs/FLUX.1-dev", images=["https://example.com/a.png"], mask="m")
+    sent = upstream.calls[0].json
+    assert (sent["images"], sent["mask"]) == (["https://example.com/a.png"], "m")
+
+
+async def test_an_upload_of_unknown_length_looks_how_much_of_the_disk_is_left(
+    tmp_path: Path, upstream: CountingUpstream
+) -> None:
+    settings = with_cache(settings_over(tmp_path, upstream), min_free_bytes=10**15)
+    async with gate(settings) as proxy:
+        body = in_form(Photo(painted("teal", more=bytes(20_000_000))))
+        call = RawCall(proxy.app)
+        call.start(b"", path=EDITS, headers=[(b"content-type", body.content_type.encode())], more_body=True)
+        for at in range(0, len(body.content), 1 << 20):
+            part = body.content[at : at + (1 << 20)]
+            more = at + len(part) < len(body.content)
+            call.incoming.put_nowait({"type": "http.request", "body": part, "more_body": more})
+        await call.over()
+    assert (call.status, upstream.calls) == (503, [])
+
+
+async def test_an_upstream_that_does_not_take_the_whole_edit_cannot_have_billed_it(tmp_path: Path) -> None:
+    connections = 0
+
+    async def hears_the_head_only(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+
+    server = await asyncio.start_server(hears_the_head_only, "127.0.0.1", 0)
+    upstream = CountingUpstream()
+    upstream.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    try:
+        async with gate(settings_over(tmp_path, upstream)) as proxy:
+            answer = await post(proxy, in_form(HUGE))
+            assert proxy.total("imagegate_upstream_attempts_total", error="connect") == 2
+    finally:
+        server.close()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unreachable")
+    assert "x-should-retry" not in answer.headers
+    assert connections == 2

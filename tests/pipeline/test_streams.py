@@ -3,7 +3,10 @@
 import asyncio
 import base64
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +17,14 @@ from tests.support.counting import (
     DONE,
     UNENDED,
     UNNAMED,
+    Call,
     CountingUpstream,
     Framing,
     Said,
     Streamed,
     completed,
     counting_upstream,
+    event,
     failed,
     partial,
 )
@@ -415,3 +420,114 @@ async def test_a_stream_that_fails_after_its_head_is_counted_as_the_failure_that
     await proxy.stream().over()
     assert proxy.total("imagegate_requests_total", code="502", cache="miss") == 1
     assert proxy.total("imagegate_requests_total", code="200") == 0
+
+
+# --- found by review, each failed before it was mended ----------------------------------------------------------------
+
+
+async def test_streams_that_say_nothing_yet_hold_up_nobody(proxy: Gate, upstream: CountingUpstream) -> None:
+    said = {0: asyncio.Event()}
+
+    def script(call: Call) -> Said:
+        return Streamed(EVENTS, gates=said) if call.json.get("stream") else Said(reply(WHOLE))
+
+    upstream.script = script
+    silent = [proxy.stream(f"silent {number}") for number in range(12)]
+    for call in silent:
+        await eventually(lambda call=call: call.status == 200)  # type: ignore[misc]
+    async with asyncio.timeout(0.9):  # each of them had a place among eight for a second
+        assert (await proxy.ask("plain")).status_code == 200
+    said[0].set()
+    for call in silent:
+        await call.over()
+        assert len(call.events) == 3
+
+
+async def test_what_a_stream_brought_in_time_may_wait_to_be_checked(tmp_path: Path, upstream: CountingUpstream) -> None:
+    settings = settings_over(tmp_path, upstream)
+    (section,) = settings.upstreams
+    settings = replace(settings, upstreams=(replace(section, total_timeout_seconds=0.3, connect_timeout_seconds=0.1),))
+    upstream.script = lambda call: Streamed(EVENTS)
+    async with gate(settings) as proxy:
+        busy = threading.Event()
+        for _ in range(2):
+            proxy.app.checkers.submit(busy.wait)
+        asyncio.get_running_loop().call_later(0.6, busy.set)
+        call = proxy.stream(partial_images=2)
+        await call.over()
+    assert len(call.events) == 3
+
+
+async def test_a_safety_identifier_on_the_way_is_told_to_nobody(proxy: Gate, upstream: CountingUpstream) -> None:
+    first = partial(0, FIRST, safety_identifier="user-7")
+    upstream.script = lambda call: Streamed([first, completed(WHOLE)])
+    call = proxy.stream(partial_images=1)
+    await call.over()
+    assert b"user-7" not in call.body
+    assert call.events[0].json["b64_json"] == text(FIRST)
+
+
+async def test_who_leaves_in_the_middle_of_a_hit_is_counted_as_a_hit(proxy: Gate, upstream: CountingUpstream) -> None:
+    await proxy.stream().over()
+    call = proxy.stream()
+    send = call._send
+
+    async def leaving(message: Any) -> None:
+        await send(message)
+        if message["type"] == "http.response.body":
+            call.leave()
+            await asyncio.Event().wait()
+
+    call._send = leaving  # type: ignore[method-assign]
+    await call.over()
+    assert proxy.total("imagegate_requests_total", cache="hit", code="499") == 1
+    assert proxy.total("imagegate_requests_total", cache="none") == 0
+
+
+@pytest.mark.parametrize("name", ["foo\n\ndata: evil", "a\ud800b", "a b", "x" * 300])
+async def test_a_name_that_is_none_does_not_reach_a_client(proxy: Gate, upstream: CountingUpstream, name: str) -> None:
+    odd = b"data: " + json.dumps({"type": name}).encode() + b"\n\n"
+    upstream.script = lambda call: Streamed([odd, completed(WHOLE)])
+    call = proxy.stream()
+    await call.over()
+    assert [each.name for each in call.events] == ["image_generation.completed"]
+
+
+async def test_an_address_and_a_picture_in_one_reply_are_delivered_as_an_address(
+    proxy: Gate, upstream: CountingUpstream
+) -> None:
+    data = [{"url": "https://127.0.0.1/a.png"}, {"b64_json": text(WHOLE)}]
+    body = {"created": 1, "data": data, "safety_identifier": "user-7"}
+    upstream.script = lambda call: Said(json.dumps(body).encode())
+    call = proxy.stream(safety_identifier="user-7")
+    await call.over()
+    told = call.events[0].json
+    assert (told["url"], told["safety_identifier"]) == ("https://127.0.0.1/a.png", "user-7")
+
+
+async def test_many_small_events_cost_nobody_their_image(proxy: Gate, upstream: CountingUpstream) -> None:
+    progress = [event("image_generation.progress", {"type": "image_generation.progress"})] * 100
+    upstream.script = lambda call: Streamed([*progress, completed(WHOLE)])
+    call = proxy.stream()
+    await call.over()
+    assert call.events[-1].name == "image_generation.completed"
+
+
+async def test_the_payer_of_a_stream_sees_the_upstreams_headers_and_followers_do_not(
+    proxy: Gate, upstream: CountingUpstream
+) -> None:
+    gates = {0: asyncio.Event()}
+    headers = {"x-request-id": "req-up", "x-ratelimit-remaining-requests": "7", "openai-processing-ms": "3"}
+    upstream.script = lambda call: Streamed(EVENTS, gates=gates, headers=headers)
+    own = proxy.stream()
+    await eventually(lambda: own.status == 200)
+    other = proxy.stream()
+    await eventually(lambda: other.status == 200)
+    gates[0].set()
+    await own.over()
+    await other.over()
+    assert dict(own.headers)[b"x-imagegate-upstream-request-id"] == b"req-up"
+    assert dict(own.headers)[b"x-ratelimit-remaining-requests"] == b"7"
+    assert dict(own.headers)[b"content-type"] == b"text/event-stream; charset=utf-8"
+    assert b"x-ratelimit-remaining-requests" not in dict(other.headers)
+    assert b"x-imagegate-upstream-request-id" not in dict(other.headers)
