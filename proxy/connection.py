@@ -26,11 +26,11 @@ from proxy.settings import ServerSection
 MAX_HEAD_BYTES = 64 * 1024
 """Of a head; and of anything else that is no content: trailers, and what may stand beside the size of a chunk."""
 _CHUNKED = b"\r\ntransfer-encoding: chunked\r\n"
+MAX_DROPPED_BYTES = 2 * 2**20
+"""Of what is still read, for the sake of our answer, from a peer that was sent off because it does not keep to HTTP."""
 _OFFERS = (b"upgrade", b"http2-settings")
 MAX_UNANSWERED = 16
 """Requests on one connection whose answers are not out. One read may hold thousands of small ones."""
-MAX_DROPPED_BYTES = 2 * 2**20
-"""Of what is still read, for the sake of our answer, from a peer that has been sent off."""
 
 
 class Reading(Enum):
@@ -54,6 +54,7 @@ class Connection(HttpToolsProtocol):
         self._reading = Reading.BETWEEN
         self._loose_bytes = 0
         """Received since a head began, content came, or the peer was sent off."""
+        self._droppable_bytes = MAX_DROPPED_BYTES
         self._unanswered: deque[RequestResponseCycle] = deque()
         """Requests whose heads were read and whose answers are not out, the oldest first."""
         self._may_stay = True
@@ -66,7 +67,9 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._uptake = Uptake(transport, self.loop, self._limits.send_timeout_seconds)
         # What an answer is written to: the transport, but for its end, which is ours to decide.
-        self._outlet = SimpleNamespace(write=transport.write, is_closing=transport.is_closing, close=self._leave)
+        self._outlet = SimpleNamespace(
+            write=transport.write, is_closing=transport.is_closing, close=self._leave_answered
+        )
         self._settle()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -84,7 +87,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._loose_bytes += len(data)
         if self._reading is Reading.OVER:
-            if self._loose_bytes > MAX_DROPPED_BYTES and not self._unanswered:
+            if self._loose_bytes > self._droppable_bytes and not self._unanswered:
                 self.transport.close()
             return
         self._parse(data)
@@ -201,6 +204,12 @@ class Connection(HttpToolsProtocol):
             "x-should-retry: false\r\nconnection: close\r\n\r\n"
         )
         self.transport.write((head + body).encode("ascii"))
+        self._leave()
+
+    def _leave_answered(self) -> None:
+        """The application has the last word. Who sends all before it reads must be let, even if that is an upload, or it
+        never learns why that was refused, and sends it again."""
+        self._droppable_bytes = max(MAX_DROPPED_BYTES, self._limits.max_multipart_bytes)
         self._leave()
 
     def _leave(self) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 from proxy import rule
 from proxy.errors import InvalidRequest, RequestError, UnsupportedByModel
+from proxy.model import Operation
 from proxy.rule import ParameterRule
 from proxy.sizes import Grid, SizeRule
+from proxy.targets import ROUTES
 
 _SHOWN_CHARACTERS = 200
 _MOST_LEVELS = 32
@@ -50,6 +52,11 @@ def not_an_integer(name: str) -> InvalidRequest:
 
 def no_such_model(name: str) -> UnsupportedByModel:
     return UnsupportedByModel(f"The model {_quoted(name)} does not exist.", param="model", code="invalid_value")
+
+
+def no_such_endpoint(name: str, operation: Operation) -> UnsupportedByModel:
+    message = f"The model {_quoted(name)} is not supported on {ROUTES[operation]}."
+    return UnsupportedByModel(message, param="model", code="invalid_value")
 
 
 def of_type(parameter: ParameterRule, value: object) -> RequestError | None:

@@ -155,6 +155,7 @@ def inspect_event(view: memoryview) -> Inspection:
             created=skeleton.raw((created.key_start, created.key_end)) if created else None,
         ),
         told_usage=_mapping(document.get("usage")),
+        has_created="created_at" in top or "created" in top,
     )
 
 

@@ -42,7 +42,7 @@ class Validator:
         model = model or self.catalogue.unlisted(vendor, name)
         endpoint = model.endpoints.get(operation)
         if endpoint is None:
-            raise faults.no_such_model(name)
+            raise faults.no_such_endpoint(name, operation)
         draft = Draft(model, endpoint, self.rules, operation, document)
         draft.check()
         return _request(draft, asked)

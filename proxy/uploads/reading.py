@@ -228,7 +228,8 @@ def _place(fields: dict[str, Any], name: str, value: InputImage | str) -> None:
     """`svg[model]` is the member `model` of the object `svg`."""
     nested = _NESTED_NAME.fullmatch(name)
     if nested and nested[1] in _PICTURE_NAMES:
-        raise InvalidRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
+        hint = "" if nested[1] == "mask" else " For multipart/form-data use 'image' or 'image[]'."
+        raise InvalidRequest(f"Unknown parameter: '{name}'.{hint}", param=name, code="unknown_parameter")
     path = [nested[1], *nested[2][1:-1].split("][")] if nested else [name]
     for step in path[:-1]:
         fields = fields.setdefault(step, {})

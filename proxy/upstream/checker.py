@@ -54,9 +54,12 @@ class Checker:
         """Without these bytes. Raises StoreError."""
         await self._run(spool.replace, [_Insertion(*span)])
 
-    async def check_event(self, spool: Spool) -> Checked:
+    async def check_event(self, spool: Spool, vendor: Vendor, now: float) -> Checked:
         """The same as `check` for the data of the event that completes a stream."""
-        return await self._cut(spool, await self._run(_inspect, spool, inspect_event), inspect_event)
+        checked = await self._cut(spool, await self._run(_inspect, spool, inspect_event), inspect_event)
+        if vendor.adds_created and not checked.inspection.has_created:
+            return await self._complete(spool, checked, b'"created_at":%d' % int(now), inspect_event)
+        return checked
 
     async def check(
         self, spool: Spool, vendor: Vendor, now: float, *, upstream_base_url: str, limit_bytes: int
@@ -77,7 +80,7 @@ class Checker:
                 inspection = await self._run(_inspect, spool, inspect)
         checked = await self._cut(spool, inspection, inspect)
         if vendor.adds_created and not inspection.has_created:
-            return await self._complete(spool, checked, b'"created":%d' % int(now))
+            return await self._complete(spool, checked, b'"created":%d' % int(now), inspect)
         return checked
 
     async def _cut(self, spool: Spool, inspection: Inspection, look: Look) -> Checked:
@@ -89,7 +92,7 @@ class Checker:
         await self._run(spool.replace, cuts)
         return Checked(await self._run(_inspect, spool, look), echo)
 
-    async def _complete(self, spool: Spool, checked: Checked, member: bytes) -> Checked:
+    async def _complete(self, spool: Spool, checked: Checked, member: bytes, look: Look) -> Checked:
         """With a member that the vendor leaves out; without it if the disk has no room for a longer reply."""
         before = spool.size
         try:
@@ -97,7 +100,7 @@ class Checker:
         except StoreError:
             return checked
         echo = checked.echo and (checked.echo[0] + spool.size - before, checked.echo[1])
-        return Checked(await self._run(_inspect, spool, inspect), echo, is_amended=True)
+        return Checked(await self._run(_inspect, spool, look), echo, is_amended=True)
 
     async def _fetch(self, links: Sequence[Link], room: Room, upstream_base_url: str) -> list[Picture]:
         """The pictures that could be had in time."""

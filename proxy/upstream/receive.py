@@ -1,5 +1,7 @@
 """Takes in a reply: its body into a spool, or an error as it came."""
 
+import json
+import re
 from collections.abc import Mapping
 
 from proxy.errors import UpstreamConnectionLost, UpstreamInvalidResponse, UpstreamRefusal
@@ -16,6 +18,7 @@ _RELAYED_WITH_REPLIES = ("content-type",)
 _RELAYED_WITH_REFUSALS = ("retry-after", "retry-after-ms", "x-should-retry")
 _RELAYED_PREFIX = "x-ratelimit-"
 _MAX_RELAYED_BYTES = 256
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _UNREAD = (
     b'{"error":{"message":"The upstream\'s error could not be read.","type":"server_error","param":null,"code":null}}'
 )
@@ -55,9 +58,22 @@ async def refusal(reply: Reply, *, secret: str | None) -> UpstreamRefusal:
         return unread_refusal(reply)
     if secret:
         content = content.replace(secret.encode(), b"[our key]")
-    return UpstreamRefusal(
+    told = UpstreamRefusal(
         reply.status, content, reply.headers.get("content-type", "application/json"), _refusal_headers(reply)
     )
+    told.type, told.code = _names_in(content)
+    return told
+
+
+def _names_in(content: bytes) -> tuple[str, str | None]:
+    """The upstream's own type and code for what is wrong, as far as they are fit for a log."""
+    try:
+        error = json.loads(content)["error"]
+        found = [error.get(name) for name in ("type", "code")]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        found = [None, None]
+    kind, code = (name if isinstance(name, str) and _NAME.fullmatch(name) else None for name in found)
+    return kind or UpstreamRefusal.type, code
 
 
 def unread_refusal(reply: Reply) -> UpstreamRefusal:

@@ -171,15 +171,14 @@ class Upstreams:
         )
 
     async def _check(self, attempt: Attempt) -> Checked:
+        vendor, now = vendors.of(attempt.section.vendor), self._clock.wall()
         if attempt.is_event:
-            return await self._checker.check_event(attempt.spool)
-        checked = await self._checker.check(
-            attempt.spool,
-            vendors.of(attempt.section.vendor),
-            self._clock.wall(),
-            upstream_base_url=attempt.section.base_url,
-            limit_bytes=reply_limit(attempt.candidate.request.n),
-        )
+            checked = await self._checker.check_event(attempt.spool, vendor, now)
+        else:
+            limit = reply_limit(attempt.candidate.request.n)
+            checked = await self._checker.check(
+                attempt.spool, vendor, now, upstream_base_url=attempt.section.base_url, limit_bytes=limit
+            )
         if checked.is_amended:
             self._observer.amended(attempt.section.name, "created")
         return checked

@@ -126,3 +126,23 @@ async def test_the_input_of_an_edit_without_details_is_billed_as_the_dearer_kind
     assert "image_edit.completed" in answer.text
     assert proxy.total("imagegate_upstream_tokens_total", modality="unknown") == 1000
     assert proxy.total("imagegate_upstream_cost_usd_total") == pytest.approx(0.008)  # 8 USD a million
+
+
+async def test_a_stream_without_created_gets_one_as_well(tmp_path: Path, upstream: CountingUpstream) -> None:
+    upstream.script = lambda call: Streamed([completed(WHOLE, created_at=None, safety_identifier="me")])
+    async with over(tmp_path, upstream, "generic") as proxy:
+        call = proxy.stream(model="my-own-model", safety_identifier="me")
+        await call.over()
+        now = int(proxy.clock.wall())
+        assert (call.events[0].json["created_at"], call.events[0].json["safety_identifier"]) == (now, "me")
+        assert (await proxy.ask(model="my-own-model")).json()["created"] == now
+
+
+async def test_a_vendor_without_edits_says_so(tmp_path: Path, upstream: CountingUpstream) -> None:
+    async with over(tmp_path, upstream, "xai") as proxy:
+        form = {"model": "grok-imagine-image", "prompt": "a fox"}
+        answer = await proxy.client.post(
+            "/v1/images/edits", data=form, files={"image": ("a.png", b"\x89PNG\r\n\x1a\n", "image/png")}
+        )
+    message = "The model 'grok-imagine-image' is not supported on /v1/images/edits."
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, message)

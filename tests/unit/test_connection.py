@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from proxy.connection import MAX_DROPPED_BYTES, MAX_HEAD_BYTES, MAX_UNANSWERED, Connection
+from proxy.connection import MAX_HEAD_BYTES, MAX_UNANSWERED, Connection
 from proxy.health import Health
 from proxy.settings import ServerSection
 from tests.support.clock import ManualClock
@@ -19,7 +19,12 @@ pytestmark = pytest.mark.anyio
 
 PATIENCE_SECONDS = 0.1
 KEEP_ALIVE_SECONDS = 0.3
-LIMITS = ServerSection(receive_timeout_seconds=PATIENCE_SECONDS, send_timeout_seconds=PATIENCE_SECONDS)
+LARGEST_BYTES = 2 * 2**20
+LIMITS = ServerSection(
+    receive_timeout_seconds=PATIENCE_SECONDS,
+    send_timeout_seconds=PATIENCE_SECONDS,
+    max_multipart_bytes=LARGEST_BYTES,
+)
 
 
 @dataclass
@@ -45,10 +50,11 @@ class Echo:
         await asyncio.wait(
             (waiting, leaving) if scope["path"] != "/early" else (waiting,), return_when="FIRST_COMPLETED"
         )
+        leaving.cancel()
         if not waiting.done():
             self.gone.append(scope["path"])
-        leaving.cancel()
-        waiting.cancel()
+            waiting.cancel()
+            return
         length = (b"content-length", b"%d" % len(body))
         await send({"type": "http.response.start", "status": 200, "headers": [length]})
         await send({"type": "http.response.body", "body": body})
@@ -219,7 +225,7 @@ async def test_who_goes_on_for_too_long_is_not_listened_to(door: Door) -> None:
         await peer.send(request("/early").replace(b"Length: 0", b"Length: 999999999"))
         await peer.answer()
         with pytest.raises(ConnectionError):
-            for _ in range(100 * MAX_DROPPED_BYTES // 65_536):
+            for _ in range(100 * LARGEST_BYTES // 65_536):
                 await peer.send(b"x" * 65_536)
 
 

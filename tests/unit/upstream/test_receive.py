@@ -343,3 +343,22 @@ def test_a_request_id_is_taken_over_only_if_it_is_fit_for_a_log() -> None:
     for unfit in ("", "x" * 129, "a\nb", "é"):
         assert request_id_of({"x-request-id": unfit}) is None
     assert request_id_of({}) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b'{"error":{"code":"rate_limit_exceeded"}}', "rate_limit_exceeded"),
+        (b'{"error":{"code":"two words"}}', None),
+        (b'{"error":{"code":7}}', None),
+        (b'{"error":"text"}', None),
+        (b"[]", None),
+        (b"<html>", None),
+    ],
+)
+async def test_a_refusal_is_known_by_the_upstreams_own_code(tmp_path: Path, content: bytes, code: str | None) -> None:
+    async with FaultyUpstream() as upstream, opened(tmp_path, section("a", upstream.base_url)) as door:
+        upstream.always(faulty.replied(content, status=400))
+        with pytest.raises(UpstreamRefusal) as caught:
+            await door.buy()
+    assert caught.value.code == code
