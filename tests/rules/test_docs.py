@@ -83,7 +83,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def leaves(kind: type[ImagegateError] = ImagegateError) -> Iterator[type[ImagegateError]]:
-    below = kind.__subclasses__()
+    below = [each for each in kind.__subclasses__() if each.__module__ == errors.__name__]
     if not below:
         yield kind
     for child in below:
