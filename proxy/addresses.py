@@ -5,8 +5,10 @@ import re
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from proxy.kinds import Kind, Place, Refused, many, matching, toml_text
+from proxy.kinds import Kind, Place, Refused, many, toml_text
 
+_SQLITE = "sqlite:///"
+_DATABASE = re.compile(r"sqlite:///[^\0\r\n]+|postgres(ql)?://[\x21-\x7e]+")
 _AUTHORITY = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
 
@@ -100,6 +102,16 @@ def _without_login(url: str) -> str:
     return url if url.startswith("sqlite") else url.partition("://")[0] + "://…"
 
 
+def _read_database_url(raw: Any, place: Place) -> str:
+    """With the path of a SQLite file counted from the place's folder, as every path. Nothing of it is repeated."""
+    if not isinstance(raw, str) or _DATABASE.fullmatch(raw) is None:
+        raise Refused("must be sqlite:///path/to/file.db or postgresql://user:password@host/database")
+    path = raw.removeprefix(_SQLITE)
+    if path in {"/", ":memory:"} or path.endswith("/"):
+        raise Refused("must name a file: a database in memory would forget its keys")
+    return f"{_SQLITE}{place.folder / path}" if raw.startswith(_SQLITE) else raw
+
+
 HOST = Kind("a host", _read_host)
 NETWORKS = many("networks", _read_network)
 ORIGINS = many("origins", _read_origin)
@@ -108,7 +120,7 @@ URL = Kind("an http or https URL", _read_url)
 OPTIONAL_URL = Kind("a URL or empty", _read_optional_url)
 DATABASE_URL = Kind(
     "a database URL",
-    matching(r"[a-z0-9+]+://\S*", "a database URL").read,
+    _read_database_url,
     shown=_without_login,
     toml=lambda url: toml_text(_without_login(url)),
 )

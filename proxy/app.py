@@ -1,7 +1,7 @@
 """The composition root: builds every concrete thing, wires it, opens it and closes it."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -11,20 +11,28 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy import __version__, catalogue, ids
+from proxy import __version__, admin, catalogue, ids
+from proxy.accounts import Accounts, Budget
+from proxy.admission import Admission
 from proxy.asking import Doorkeeper
-from proxy.auth import Authenticator
+from proxy.auth import Authenticator, VirtualKeys
 from proxy.bodies import Bodies
 from proxy.clock import Clock, SystemClock
 from proxy.crosschecks import check_vendors
+from proxy.database.background import BackgroundDatabase
+from proxy.errors import ConfigurationError
 from proxy.eventstream import SILENCE_SECONDS
 from proxy.filelinks import FileLinks
 from proxy.health import Health
 from proxy.idempotency import Idempotency
+from proxy.keyfeed import KeyFeed
+from proxy.keyring import Keyring
+from proxy.ledger import Ledger
 from proxy.metrics import Metrics
 from proxy.middleware import Caught, Guarded, Recorded
-from proxy.outcomes import Fill
+from proxy.outcomes import Fill, closing
 from proxy.pipeline import Pipeline
+from proxy.purchase import Closing, OpenPurchase
 from proxy.render import Renderer
 from proxy.routes import Endpoint, Files, ImagesApi, MetricsPage, Models, other_routes
 from proxy.settings import RulesSection, Settings, UpstreamSection
@@ -42,6 +50,8 @@ CHECKERS = 2
 EXPOSED_HEADERS = (
     *("age", "cache-status", "server-timing", "x-request-id", "x-imagegate-cache", "x-imagegate-cache-key"),
     *("x-imagegate-cost-usd", "x-imagegate-saved-usd", "x-imagegate-adjusted", "x-imagegate-upstream-request-id"),
+    *("x-imagegate-key-spend", "x-imagegate-key-max-budget", "x-imagegate-soft-budget"),
+    *("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
     *("retry-after", "retry-after-ms", "x-should-retry", "sunset", "deprecation", "openai-processing-ms"),
 )
 
@@ -60,6 +70,12 @@ class App:
     health: Health
     metrics: Metrics
     checkers: ThreadPoolExecutor
+    database: BackgroundDatabase
+    ledger: Ledger
+    keyfeed: KeyFeed | None
+    """In mode `keys`."""
+    failure: ConfigurationError | None = None
+    """Why it could not be opened."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -69,28 +85,42 @@ class App:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        await self.open()
+        try:
+            await self.open()
+        except ConfigurationError as error:
+            self.failure = error
+            await send({"type": "lifespan.startup.failed", "message": error.message})
+            return
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def open(self) -> None:
+        """Raises ConfigurationError for a database that is not ours to use."""
         await self.store.start()
+        if self.keyfeed is not None:
+            await self.keyfeed.start()
+        await self.ledger.start()
 
     async def close(self, drain_seconds: float | None = None) -> int:
-        """Lets the flights land, then closes the store; how many flights had not landed in time."""
+        """Lets the flights land, then closes ledger and store; how many flights had not landed in time."""
         self.health.drain(self.settings.server.drain_seconds if drain_seconds is None else drain_seconds)
         lost = await self.flights.drain(self.health.seconds_left)
         if lost:
             logger.error("flights were still in the air at the end of server.drain_seconds", extra={"count": lost})
+        if self.keyfeed is not None:
+            await self.keyfeed.close()
+        await self.ledger.close()
+        await self.database.close()
         await self.store.close()
         self.checkers.shutdown(wait=False)
         return lost
 
     def reload(self, settings: Settings) -> None:
-        """New rules, aliases, catalogue and prices (SIGHUP). Raises ConfigurationError and keeps the old."""
+        """New rules, aliases, catalogue, prices and limits (SIGHUP). Raises ConfigurationError and keeps the old."""
         self.pipeline.doorkeeper.validator = _validator(settings.rules, self.settings.upstreams)
+        self.ledger.allow_unpriced = settings.limits.unpriced == "allow"
 
 
 def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: float = SILENCE_SECONDS) -> App:
@@ -98,18 +128,47 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
     clock = clock or SystemClock()
     validator = _validator(settings.rules, settings.upstreams)
     metrics = _metrics(settings, validator, clock)
-    store = Store(settings.cache, clock, instance_id=ids.instance_id(), observer=metrics)
+    instance_id = ids.instance_id()
+    store = Store(settings.cache, clock, instance_id=instance_id, observer=metrics)
     checkers = ThreadPoolExecutor(CHECKERS, thread_name_prefix="check")
     wire = Wire(tcp_keepalive_seconds=settings.server.tcp_keepalive_seconds)
     upstreams = Upstreams(
         settings.upstreams, spools=store.spools, wire=wire, executor=checkers, observer=metrics, clock=clock
     )
     secret = cache_secret(settings.cache)
-    health = Health(store_is_writable=lambda: store.healthy, clock=clock)
+    database = BackgroundDatabase(settings.database.url)
+    needs_database = settings.auth.mode == "keys"
+    health = Health(
+        store_is_writable=lambda: store.healthy,
+        database_problem=lambda: ledger.problem if needs_database else None,
+        clock=clock,
+    )
     flights: Flights[Fill] = Flights()
-    authenticator = Authenticator(settings.auth.mode, secret, origins=settings.server.cors_origins)
+    keyring = Keyring()
+    keyfeed = KeyFeed(database, keyring, clock, metrics.expect_team) if needs_database else None
+    accounts = Accounts(clock, metrics.soft_budget_passed)
+    ledger = Ledger(
+        database,
+        accounts,
+        clock,
+        metrics,
+        strict=needs_database,
+        look_up=partial(_bought, store),
+        allow_unpriced=settings.limits.unpriced == "allow",
+        retention_seconds=settings.database.retention_seconds,
+    )
+    authenticator = Authenticator(
+        settings.auth.mode,
+        secret,
+        origins=settings.server.cors_origins,
+        keys=VirtualKeys(keyring, settings.cache.scope, clock) if needs_database else None,
+    )
+    admission = Admission(clock, metrics.rate_limited)
     pipeline = Pipeline(
-        doorkeeper=Doorkeeper(authenticator, validator, settings.upstreams, metrics, clock),
+        doorkeeper=Doorkeeper(authenticator, validator, settings.upstreams, admission, metrics, clock),
+        admission=admission,
+        ledger=ledger,
+        accounts=accounts,
         store=store,
         flights=flights,
         upstreams=upstreams,
@@ -118,6 +177,7 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
         health=health,
         metrics=metrics,
         clock=clock,
+        instance_id=instance_id,
     )
     links = FileLinks(secret)
     renderer = Renderer(settings.render, links)
@@ -127,6 +187,7 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
         files=Files(store, links, renderer, clock),
         metrics_page=None if settings.metrics.listen else page,
         health=health,
+        more=admin.routes(_admin_parts(settings, database, keyfeed, metrics, clock)),
     )
     api = ImagesApi(
         pipeline=pipeline,
@@ -139,6 +200,7 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
         silence_seconds=silence_seconds,
     )
     _watch(metrics, settings, store, flights, upstreams)
+    _watch_money(metrics, ledger, accounts, keyring)
     return App(
         settings=settings,
         asgi=_onion(api, settings, metrics, renderer, clock),
@@ -154,7 +216,29 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
         health=health,
         metrics=metrics,
         checkers=checkers,
+        database=database,
+        ledger=ledger,
+        keyfeed=keyfeed,
     )
+
+
+async def _bought(store: Store, purchase: OpenPurchase) -> Closing | None:
+    """What an open purchase of a dead process brought, if its reply is in the store."""
+    for key in purchase.cache_keys:
+        entry = await store.lookup(key, promote=False)
+        if entry is not None and entry.metadata.purchase_id == purchase.id:
+            return closing(entry.metadata, is_exact=entry.metadata.usage is not None)
+    return None
+
+
+def _admin_parts(
+    settings: Settings, database: BackgroundDatabase, keyfeed: KeyFeed | None, metrics: Metrics, clock: Clock
+) -> admin.AdminParts:
+    async def changed() -> None:
+        if keyfeed is not None:
+            await keyfeed.poll()
+
+    return admin.AdminParts(settings=settings, database=database, clock=clock, metrics=metrics, on_change=changed)
 
 
 def _validator(rules: RulesSection, upstreams: Iterable[UpstreamSection]) -> Validator:
@@ -214,3 +298,28 @@ def _watch(metrics: Metrics, settings: Settings, store: Store, flights: Flights[
     metrics.watch("imagegate_cache_bytes", {"tier": "memory"}, store.bytes_in_memory)
     metrics.watch("imagegate_cache_bytes", {"tier": "disk"}, store.bytes_on_disk)
     metrics.watch("imagegate_degraded", {"part": "store"}, lambda: bool(store.degraded))
+
+
+def _watch_money(metrics: Metrics, ledger: Ledger, accounts: Accounts, keyring: Keyring) -> None:
+    """Budgets, and whether the ledger can be written."""
+    metrics.watch("imagegate_degraded", {"part": "database"}, lambda: bool(ledger.problem))
+    metrics.watch("imagegate_ledger_waiting_rows", {}, ledger.waiting)
+
+    def budgets() -> Iterator[Budget]:
+        """Those of teams first: they are few, and what is most asked for."""
+        yield from accounts.budgets(keyring.teams())
+        yield from accounts.budgets(holder.key for holder in keyring.holders())
+
+    gauges: tuple[tuple[str, Callable[[Budget], float | None]], ...] = (
+        ("imagegate_budget_limit_usd", lambda each: float(each.limit)),
+        ("imagegate_budget_remaining_usd", lambda each: float(each.remaining)),
+        ("imagegate_budget_reset_timestamp_seconds", lambda each: each.resets_at),
+    )
+
+    def table(value_of: Callable[[Budget], float | None]) -> Iterator[tuple[tuple[str, str], float]]:
+        for each in budgets():
+            if (value := value_of(each)) is not None:
+                yield (each.scope, each.name), value
+
+    for name, value_of in gauges:
+        metrics.watch_table(name, partial(table, value_of))

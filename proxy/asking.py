@@ -4,13 +4,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from proxy import policy, validation, vendors
+from proxy import allowance, policy, validation, vendors
+from proxy.admission import Admission
 from proxy.auth import Authenticator
 from proxy.cachekey import cache_key
 from proxy.clock import Clock, midnight
 from proxy.errors import Forbidden, RequestError, Unauthenticated, forget_frames
 from proxy.eventlog import Listener
 from proxy.idempotency import Claim, Idempotency
+from proxy.keyring import KeyRefused
 from proxy.metrics import Metrics
 from proxy.model import Candidate, Document, ImageRequest, Inbound, Principal, Progress
 from proxy.routing import eligible
@@ -34,6 +36,9 @@ class Ask:
     idempotency_key: str | None = field(default=None, repr=False)
     claim: Claim | None = None
     """What the idempotency key stands for, once that is known."""
+    request_id: str = ""
+    tags: tuple[str, ...] = ()
+    """What the caller wants its purchase to be found by in the ledger."""
     listener: Listener = field(default_factory=Listener)
     """Hears what its flight tells before it lands."""
 
@@ -53,23 +58,26 @@ class Ask:
 
 @dataclass(slots=True)
 class Doorkeeper:
-    """Authenticates, then validates. `validator` is exchanged whole on a reload."""
+    """Authenticates, admits, then validates. `validator` is exchanged whole on a reload."""
 
     authenticator: Authenticator
     validator: validation.Validator
     upstreams: tuple[UpstreamSection, ...]
+    admission: Admission
     metrics: Metrics
     clock: Clock
 
     async def believe(self, inbound: Inbound) -> Ask:
-        """Raises RequestError, and counts it."""
+        """Raises RequestError or RateLimited, and counts it."""
         principal = self.authenticate(inbound.headers)
-        inbound.progress.team = principal.team
+        inbound.progress.team, inbound.progress.key_id = principal.team, principal.name
+        self.admission.admit(principal)
         try:
             document = await inbound.read()
             candidates = self._candidates(inbound, principal, document)
             directives = policy.directives(inbound.headers)
             idempotency_key = Idempotency.key_of(inbound.headers)
+            tags = policy.tags(inbound.headers)
         except RequestError as error:
             self.metrics.rejected(error.param, error.code)
             raise
@@ -82,12 +90,17 @@ class Doorkeeper:
             inbound.progress,
             openai_beta=inbound.headers.get("openai-beta", ""),
             idempotency_key=idempotency_key,
+            request_id=inbound.request_id,
+            tags=tags,
         )
 
     def authenticate(self, headers: Mapping[str, str]) -> Principal:
         """Raises Unauthenticated or Forbidden, and counts it."""
         try:
             return self.authenticator.authenticate(headers)
+        except KeyRefused as refused:
+            self.metrics.auth_failed(refused.reason)
+            raise
         except Unauthenticated:
             self.metrics.auth_failed("missing")
             raise
@@ -101,12 +114,15 @@ class Doorkeeper:
         for section in eligible(self.upstreams, self.validator.model_of(document)):
             try:
                 request = self.validator.validate(document, inbound.operation, section.vendor)
+                # For its exception only: it raises for a name that the path cannot carry.
                 vendors.of(section.vendor).target(section, request.operation, request.model)
             except RequestError as fault:
                 if not found:
                     raise
                 forget_frames(fault)
                 continue
+            if principal.holder is not None:
+                allowance.check(principal.holder, request)
             request = _varied(request, inbound.headers.get("x-imagegate-variant"))
             key = cache_key(
                 request,

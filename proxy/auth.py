@@ -1,5 +1,6 @@
 """Who is calling: turns the credential of a request into a Principal.
 
+`keys` knows every virtual key by its digest; the caller's share of the cache is their team's, their key's or everybody's.
 `passthrough` believes nothing and needs to: the credential goes upstream, and the caller's share of the cache is named by
 an HMAC of that very credential, so that only who holds it can see what it bought. `open` lets everybody in, as one; but a
 web page is not everybody: whoever opens it would pay for what its author asks.
@@ -9,9 +10,13 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
-from proxy.errors import Forbidden, Unauthenticated
+from proxy import allowance, virtualkey
+from proxy.clock import Clock
+from proxy.errors import DatabaseUnavailable, Forbidden, Unauthenticated
+from proxy.keyring import Keyring
 from proxy.model import Credential, Principal
 
 MISSING_KEY = (
@@ -20,20 +25,44 @@ MISSING_KEY = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class VirtualKeys:
+    """What mode `keys` needs: who holds which key, and who shares the cache by default."""
+
+    keyring: Keyring
+    scope: Literal["team", "key", "org"]
+    clock: Clock
+
+
 class Authenticator:
     """`secret` keys the HMAC that names scopes: without it, a scope says nothing about a credential.
 
-    `origins` are the web origins whose pages may call in mode `open`; `*` stands for all of them.
+    `origins` are the web origins whose pages may call in mode `open`; `*` stands for all of them. `keys` is set in mode
+    `keys`.
     """
 
-    def __init__(self, mode: Literal["passthrough", "open"], secret: bytes, *, origins: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        mode: Literal["passthrough", "keys", "open"],
+        secret: bytes,
+        *,
+        origins: Collection[str] = (),
+        keys: VirtualKeys | None = None,
+    ) -> None:
         self._mode = mode
         self._secret = secret
         self._origins = frozenset(origins)
         self._everybody = Principal(scope=self._scope_of("open"))
+        self._keys = keys
+        self._scopes: dict[tuple[str, ...], str] = {}
+        """Of keys, so that a hit costs no HMAC. As many as there are keys and teams that call."""
 
     def authenticate(self, headers: Mapping[str, str]) -> Principal:
-        """Raises Unauthenticated (401) when a credential is needed and there is none, Forbidden (403) for a web page."""
+        """Raises Unauthenticated (401) when a credential is needed and there is none, or none that is known; Forbidden
+        (403) for a web page; DatabaseUnavailable (503) as long as no keys could be read.
+        """
+        if self._keys is not None:
+            return self._by_key(self._keys, headers)
         if self._mode == "open":
             self._refuse_strange_pages(headers.get("origin"))
             return self._everybody
@@ -49,6 +78,20 @@ class Authenticator:
         )
         return Principal(scope=scope, credential=credential)
 
+    def _by_key(self, keys: VirtualKeys, headers: Mapping[str, str]) -> Principal:
+        text = _virtual_key_of(headers)
+        if text is None:
+            raise Unauthenticated(MISSING_KEY)
+        if not keys.keyring.is_loaded:
+            raise DatabaseUnavailable("the keys have not been read yet")
+        holder = keys.keyring.find(text, keys.clock.wall())
+        parts = allowance.scope_parts(holder, keys.scope)
+        scope = self._scopes.get(parts)
+        if scope is None:
+            scope = self._scopes[parts] = self._scope_of("keys", *parts)
+        team = holder.team.team_alias if holder.team is not None else "none"
+        return Principal(scope=scope, team=team, name=holder.key.id, holder=holder)
+
     def _refuse_strange_pages(self, origin: str | None) -> None:
         """By the page's own name (RFC 6454 §7): DNS, and so our `Host`, may be the page's author's to choose."""
         if origin is None or origin in self._origins or "*" in self._origins:
@@ -61,6 +104,15 @@ class Authenticator:
     def _scope_of(self, *parts: str) -> str:
         message = b"".join(struct.pack(">Q", len(part)) + part for part in (text.encode("latin-1") for text in parts))
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
+
+
+def _virtual_key_of(headers: Mapping[str, str]) -> str | None:
+    """What was sent as a key: of several headers, the one that holds a virtual key."""
+    found = [headers.get(name, "").strip() for name in ("authorization", "api-key", "x-api-key")]
+    scheme, _, token = found[0].partition(" ")
+    found[0] = token.strip() if scheme.lower() == "bearer" else found[0]
+    sent = [text for text in found if text]
+    return next((text for text in sent if text.startswith(virtualkey.PREFIX)), sent[0] if sent else None)
 
 
 def _credential_of(headers: Mapping[str, str]) -> Credential | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from starlette.types import Receive
 
-from proxy import strictjson
+from proxy import mediatype, strictjson
 from proxy.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from proxy.model import Document, Operation
 from proxy.settings import ServerSection
@@ -106,8 +106,8 @@ def _is_form(headers: Mapping[str, str], *, takes_pictures: bool) -> bool:
     encoding = headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMediaType("Compressed request bodies are not supported. Send the body as it is.")
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type == "application/json" or media_type.endswith("+json"):
+    media_type = mediatype.of(headers)
+    if mediatype.is_json(media_type):
         return False
     shown = media_type[:100] or "none"
     if not takes_pictures:

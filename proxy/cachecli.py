@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 from proxy.clock import SystemClock
 from proxy.command import DONE, FAILED, Options, add_command, add_json, number, settings_of
 from proxy.errors import StoreError
-from proxy.money import dollars
 from proxy.printing import amount, moment, print_found, print_json, print_line, print_pairs, print_table, printable
 from proxy.quantities import parse_seconds
 
 if TYPE_CHECKING:
-    from proxy.model import Metadata
     from proxy.stores.directory import CacheDirectory
     from proxy.stores.purges import Purge
 
@@ -83,7 +81,9 @@ def _cache_list(options: Options) -> int:
     after = options.after.ljust(_KEY_DIGITS, "f") if options.after else ""
     found = _directory(options).entries(options.limit, after)
     if options.json:
-        print_json([_entry(metadata, size) for metadata, size in found])
+        from proxy.stores.directory import described
+
+        print_json([described(metadata, size) for metadata, size in found])
         return DONE
     rows = [
         (
@@ -104,7 +104,9 @@ def _cache_list(options: Options) -> int:
 
 def _cache_show(options: Options) -> int:
     metadata, size = _directory(options).show(options.key)
-    print_found({**_entry(metadata, size), "request": dict(metadata.request)}, as_json=options.json)
+    from proxy.stores.directory import described
+
+    print_found({**described(metadata, size), "request": dict(metadata.request)}, as_json=options.json)
     return DONE
 
 
@@ -154,25 +156,3 @@ def _directory(options: Options) -> "CacheDirectory":
         # Looking must not create one.
         raise StoreError(f"there is no cache at {path}")
     return CacheDirectory(path)
-
-
-def _entry(metadata: "Metadata", size: int) -> dict[str, Any]:
-    """What is known of an entry, but for its request: a list of entries shows no prompts."""
-    usage = metadata.usage
-    return {
-        "key": metadata.key,
-        "scope": metadata.scope,
-        "model": metadata.model,
-        "size": metadata.size,
-        "quality": metadata.quality,
-        "images": len(metadata.images),
-        "bytes": size,
-        "tokens": usage.total if usage else None,
-        "cost_usd": None if metadata.cost is None else dollars(metadata.cost),
-        "upstream": metadata.upstream,
-        "cache_group": metadata.cache_group,
-        "purchase_id": metadata.purchase_id,
-        "upstream_request_id": metadata.upstream_request_id,
-        "stored_at": metadata.stored_at,
-        "expires_at": metadata.expires_at,
-    }

@@ -12,12 +12,16 @@ from functools import partial
 from typing import Any
 
 from proxy import __version__
+from proxy.auditcli import add_audit
 from proxy.cachecli import add_cache
 from proxy.command import DONE, FAILED, WRONG, Options, Parser, add_command, add_json, number, settings_of
 from proxy.crosschecks import check_vendors
 from proxy.description import describe, toml_of
 from proxy.errors import ConfigurationError, ImagegateError
+from proxy.keyscli import add_keys
 from proxy.printing import complain, print_json, print_line
+from proxy.teamscli import add_teams
+from proxy.usagecli import add_usage
 from proxy.validatecli import add_validate
 
 _INTERRUPTED = 130
@@ -63,6 +67,10 @@ def _parser() -> ArgumentParser:
     add_json(check)
     add_validate(commands)
     add_cache(commands)
+    add_keys(commands)
+    add_teams(commands)
+    add_audit(commands)
+    add_usage(commands)
     return parser
 
 

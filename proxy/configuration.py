@@ -17,7 +17,16 @@ from proxy.errors import ConfigurationError
 from proxy.kinds import Kind, Place
 from proxy.problems import Problems, Variable, did_you_mean
 from proxy.secret import NEEDED_SECRET, SECRET
-from proxy.settings import OPENAI_URL, ServerSection, Settings, UpstreamSection, default_of, sections
+from proxy.settings import (
+    ADMIN_TOKEN_VARIABLE,
+    DEFAULT_DATABASE_URL,
+    OPENAI_URL,
+    ServerSection,
+    Settings,
+    UpstreamSection,
+    default_of,
+    sections,
+)
 
 PREFIX = "IMAGEGATE_"
 """Of the variables that are settings: `IMAGEGATE_SERVER__PORT` is `server.port`."""
@@ -38,6 +47,8 @@ def load(path: Path | None, environ: Mapping[str, str], *, needs_secrets: bool =
     place = Place(file.parent if file else Path.cwd(), environ, needs_secrets)
     tree = {} if file is None else _read_file(file)
     tree.setdefault("upstreams", [_default_upstream(environ)])
+    _default_table(tree, "auth").setdefault("admin_token", {"env": ADMIN_TOKEN_VARIABLE})
+    _default_table(tree, "database").setdefault("url", DEFAULT_DATABASE_URL)
     problems = Problems()
     _overlay(tree, environ, problems)
     known = dict(sections())
@@ -51,7 +62,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, needs_secrets: bool =
     }
     _look_past_ourselves(upstreams, tree["upstreams"], read["server"])
     settings = Settings(**read, upstreams=tuple(upstreams.values()), file=file)
-    check(settings, upstreams, problems)
+    check(settings, upstreams, problems, needs_secrets=needs_secrets)
     problems.report()
     return settings
 
@@ -75,6 +86,12 @@ def _default_upstream(environ: Mapping[str, str]) -> dict[str, Any]:
         "base_url": Variable("OPENAI_BASE_URL", base_url) if base_url else OPENAI_URL,
         "api_key": {"env": "OPENAI_API_KEY"},
     }
+
+
+def _default_table(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """The table, to be given defaults that depend on where we are; a stand-in where the file has something else."""
+    table = tree.setdefault(name, {})
+    return table if isinstance(table, dict) else {}
 
 
 def _look_past_ourselves(upstreams: dict[int, UpstreamSection], tables: Any, server: ServerSection) -> None:

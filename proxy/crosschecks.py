@@ -18,19 +18,23 @@ _LEAST_SECRET = 16
 _WILDCARD = ("0.0.0.0", "::")  # noqa: S104  # compared with, not bound to
 
 
-def check(settings: Settings, upstreams: Mapping[int, UpstreamSection], problems: Problems) -> None:
+def check(
+    settings: Settings, upstreams: Mapping[int, UpstreamSection], problems: Problems, *, needs_secrets: bool = True
+) -> None:
     """Adds what is wrong to `problems`. A rule is judged only where all that it looks at was read.
 
-    `upstreams` are those that could be read, by their index in the file.
+    `upstreams` are those that could be read, by their index in the file; without `needs_secrets` nobody buys.
     """
     _check_server(settings.server, settings.metrics, problems)
     _check_reach(settings, problems)
-    secret = settings.cache.secret
-    if secret is not None and len(secret.reveal()) < _LEAST_SECRET:
-        problems.add("cache.secret", f"must be at least {_LEAST_SECRET} characters")
+    for path, secret in (("cache.secret", settings.cache.secret), ("auth.admin_token", settings.auth.admin_token)):
+        if secret is not None and len(secret.reveal()) < _LEAST_SECRET:
+            problems.add(path, f"must be at least {_LEAST_SECRET} characters")
     names: dict[str, int] = {}
     for index, upstream in upstreams.items():
         _check_upstream(f"upstreams.{index}", upstream, settings, problems)
+        if needs_secrets:
+            _check_key(f"upstreams.{index}", upstream, settings, problems)
         first = names.setdefault(upstream.name, index)
         if first != index:
             problems.add(f"upstreams.{index}.name", f"{upstream.name!r} is already the name of upstreams.{first}")
@@ -80,10 +84,13 @@ def _check_upstream(path: str, upstream: UpstreamSection, settings: Settings, pr
         )
     if leads_to(settings.server, upstream) and problems.sound("server.host", "server.port"):
         problems.add(f"{path}.base_url", "is this proxy's own address")
+
+
+def _check_key(path: str, upstream: UpstreamSection, settings: Settings, problems: Problems) -> None:
     host = urlsplit(upstream.base_url).hostname or ""
-    needs_key = settings.auth.mode == "open" and not is_loopback(host)
+    needs_key = settings.auth.mode != "passthrough" and not is_loopback(host)
     if needs_key and upstream.api_key is None and problems.sound("auth.mode", f"{path}.api_key"):
-        problems.add(f"{path}.api_key", "must be set in mode open, and the variable it names too")
+        problems.add(f"{path}.api_key", f"must be set in mode {settings.auth.mode}, and the variable it names too")
 
 
 def _check_one_payee(upstreams: Mapping[int, UpstreamSection], problems: Problems) -> None:

@@ -6,6 +6,7 @@
     │   ├── UnsupportedByModel           400  a rule of the model (image_generation_user_error)
     │   ├── Unauthenticated              401
     │   ├── Forbidden                    403
+    │   ├── NotAllowedByKey              403  the caller's key may not ask for this
     │   ├── NotFound                     404
     │   ├── MethodNotAllowed             405
     │   ├── RequestTimeout               408
@@ -13,10 +14,19 @@
     │   ├── PayloadTooLarge              413
     │   ├── UnsupportedMediaType         415
     │   ├── IdempotencyMismatch          422
+    │   ├── TooManyAttempts              429  somebody at this address guesses the admin token
     │   └── HeadersTooLarge              431
     ├── NotCached                        504  `only-if-cached` and there is no entry
+    ├── PayerRefusal                     who would pay may not: nothing was sent upstream, and somebody else may pay
+    │   ├── RateLimited                  429  a limit in time, or of places, of the key
+    │   ├── BudgetExceeded               429  no room in the budget of the key or its team
+    │   ├── BudgetReserved               429  the room is taken by calls in flight
+    │   ├── Unpriced                     403  a money budget, and nobody knows what this costs
+    │   └── KeyWithdrawn                 401  blocked, revoked or expired since the call came in
     ├── Unavailable                      ours: nothing was sent upstream, trying again may help
     │   ├── Draining                     503  this process is on its way out
+    │   ├── DatabaseUnavailable          503  the database is locked, full, damaged or gone
+    │   ├── CacheUnavailable             503  the cache directory cannot be looked into (admin API)
     │   ├── NoRoomForUpload              503  the disk is full, and so is what memory may hold of uploads
     │   └── QueueFull                    429  the upstream's connection limit, and its queue, are full
     ├── UpstreamError                    the upstream's
@@ -27,6 +37,8 @@
     │   ├── UpstreamStreamFailure             an error among the events of a stream, passed on as it came
     │   └── UpstreamInvalidResponse      502  complete, but not an image reply: may have been billed
     ├── InternalError                    500  a defect of ours
+    │   ├── ReplyLost                    500  received, perhaps billed, and lost here
+    │   └── StatementRefused             500  the database refused what it was asked
     ├── StoreError                       the disk's: degrades to a miss, never reaches a caller
     └── ConfigurationError               the operator's: refuses to start
 
@@ -47,7 +59,7 @@ class ImagegateError(Exception):
     param: str | None = None
     should_retry: ClassVar[bool | None] = None
     """Sent as `x-should-retry`, which overrides the SDKs' own rule; None leaves it to them."""
-    billed: ClassVar[bool] = False
+    billed: bool = False
     """Whether the upstream may have charged for this call."""
     concerns_payer_only: ClassVar[bool] = False
     """A refusal of who would pay (a budget, a limit), which says nothing about the request itself."""
@@ -109,6 +121,11 @@ class Forbidden(RequestError):
     code = "forbidden"
 
 
+class NotAllowedByKey(RequestError):
+    status = 403
+    code = "not_allowed_by_key"
+
+
 class NotFound(RequestError):
     status = 404
     code = "not_found"
@@ -148,6 +165,11 @@ class IdempotencyMismatch(RequestError):
     should_retry = False
 
 
+class TooManyAttempts(RequestError):
+    status = 429
+    code = "too_many_attempts"
+
+
 class HeadersTooLarge(RequestError):
     status = 431
     code = "headers_too_large"
@@ -162,6 +184,52 @@ class NotCached(ImagegateError):
     should_retry = False
 
 
+class PayerRefusal(ImagegateError):
+    """Who would pay may not. It says nothing about the request: another who waits for the same image may pay."""
+
+    status = 429
+    concerns_payer_only = True
+    scope: str = "key"
+    """Whose limit or budget it is: `key` or `team`."""
+
+
+class RateLimited(PayerRefusal):
+    """`kind` names the limit, which OpenAI says in `type`: `requests`, `images`."""
+
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, kind: str = "requests", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, headers=headers)
+        self.type = kind
+
+
+class BudgetExceeded(PayerRefusal):
+    """In the shape of OpenAI's own `insufficient_quota`, which the SDKs know."""
+
+    type = "insufficient_quota"
+    code = "budget_exceeded"
+    should_retry = False
+
+
+class BudgetReserved(PayerRefusal):
+    type = "insufficient_quota"
+    code = "budget_reserved"
+
+
+class Unpriced(PayerRefusal):
+    status = 403
+    type = "invalid_request_error"
+    code = "model_unpriced"
+    param = "model"
+
+
+class KeyWithdrawn(PayerRefusal):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
 class Unavailable(ImagegateError):
     """Ours: nothing was sent upstream, and trying again may help."""
 
@@ -170,6 +238,22 @@ class Unavailable(ImagegateError):
 
 class Draining(Unavailable):
     code = "draining"
+
+
+class DatabaseUnavailable(Unavailable):
+    """`reason` is the database's own word, for the operator alone."""
+
+    code = "database_unavailable"
+    RETRY_AFTER_SECONDS: ClassVar[int] = 5
+
+    def __init__(self, reason: str) -> None:
+        message = "The database cannot be used right now. Please try again."
+        super().__init__(message, headers={"retry-after": str(self.RETRY_AFTER_SECONDS)})
+        self.reason = reason
+
+
+class CacheUnavailable(Unavailable):
+    code = "cache_unavailable"
 
 
 class NoRoomForUpload(Unavailable):
@@ -230,9 +314,13 @@ class UpstreamStreamFailure(UpstreamError):
         "rate_limit_error": 429,
     }
 
-    def __init__(self, error: Mapping[str, Any], *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, error: Mapping[str, Any], *, billed: bool = True, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """`billed` is false for one that came before any picture: that is a refusal like another."""
         super().__init__(str(error.get("message") or "The upstream's stream ended with an error."), headers=headers)
         self.error = dict(error)
+        self.billed = billed
         self.type = str(error.get("type") or self.type)
         self.code = error.get("code")
         self.status = self._STATUSES.get(self.type, self.status)
@@ -253,6 +341,18 @@ class InternalError(ImagegateError):
 
     code = "internal_error"
     should_retry = False
+
+
+class ReplyLost(InternalError):
+    billed = True
+
+
+class StatementRefused(InternalError):
+    """The database works. `reason` names no values."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The database refused what it was asked. This is a defect of imagegate.")
+        self.reason = reason
 
 
 class StoreError(ImagegateError):

@@ -17,9 +17,17 @@ from proxy import shapes, sse
 from proxy.asking import Ask
 from proxy.errors import ImagegateError, StoreError, UpstreamError, UpstreamRefusal, UpstreamStreamFailure
 from proxy.model import Answer, Body, Outcome, Relay, Rendering
-from proxy.render import windows
-from proxy.replyheaders import Headers, Moment, cache_headers, encoded, forward_headers, notices, server_timing
-from proxy.splice import Face, Piece, length_of, pieces
+from proxy.replyheaders import (
+    Headers,
+    Moment,
+    cache_headers,
+    forward_headers,
+    notices,
+    relayed,
+    server_timing,
+    standing_headers,
+)
+from proxy.splice import Face, Piece, length_of, pieces, windows
 
 SILENCE_SECONDS = 15.0
 """The longest; some proxies close what says nothing for a minute."""
@@ -106,12 +114,12 @@ class EventStream:
         outcome = answer.outcome
         name, body, data = await _completed(outcome)
         before, after = sse.framed(name)
-        relayed = {key: value for key, value in outcome.relay.headers.items() if key != "content-type"}
         headers = [
             (b"content-length", b"%d" % (len(before) + length_of(data) + len(after))),
             *cache_headers(outcome),
             *notices(answer.request, self.moment()),
-            *encoded(relayed),
+            *standing_headers(answer.standing),
+            *relayed(outcome.relay.headers, answer.standing),
             (b"server-timing", server_timing(outcome, self.moment())),
         ]
         await self._begin(headers)
@@ -148,7 +156,13 @@ class EventStream:
 def _early(ask: Ask) -> Headers:
     """What is known before there is an answer: that it was sent on, and why."""
     own = {} if ask.progress.collapsed else ask.listener.headers
-    return [(b"cache-control", b"private, no-store"), *forward_headers(ask.progress), *encoded(own)]
+    standing = ask.progress.standing
+    return [
+        (b"cache-control", b"private, no-store"),
+        *forward_headers(ask.progress),
+        *standing_headers(standing),
+        *relayed(own, standing),
+    ]
 
 
 def _error_object(error: ImagegateError) -> dict[str, Any]:

@@ -56,6 +56,8 @@ _MODEL = Label("model", configured="models")
 _ASKED_MODEL = Label("model", ("none",), configured="models")
 _UPSTREAM = Label("upstream", configured="upstreams")
 _TEAM = Label("team", ("none",), configured="teams")
+_PAYER = Label("scope", ("team", "key"))
+_BUDGET = Label("name", configured="budgets")
 _CACHE = Label("cache", ("hit", "miss", "refresh", "bypass", "coalesced", "none"))
 _TIER = Label("tier", ("memory", "disk"))
 _DIRECTION = Label("direction", ("input", "output"))
@@ -80,7 +82,7 @@ _REJECTED = _listed(
     "integer_below_min_value invalid_png_output_compression empty_array array_above_max_length "
     "duplicate_parameter mutually_exclusive_parameters invalid_multipart unsupported_file_mimetype "
     "invalid_image_file invalid_mask_image_format file_too_large invalid_input_fidelity_model invalid_header "
-    "request_too_large unsupported_media_type",
+    "request_too_large unsupported_media_type not_allowed_by_key model_not_found",
 )
 
 _DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
@@ -226,7 +228,7 @@ FAMILIES: tuple[Family, ...] = (
         "imagegate_degraded",
         "gauge",
         "1 while a part is broken and imagegate serves without it.",
-        (Label("part", ("store",)),),
+        (Label("part", ("store", "database")),),
     ),
     Family(
         "imagegate_upstream_attempts_total",
@@ -298,20 +300,67 @@ FAMILIES: tuple[Family, ...] = (
             Label("scope", ("global", "team", "key", "upstream")),
             Label("limit", ("rpm", "tpm", "ipm", "concurrency", "budget")),
         ),
-        initial=({"scope": ("upstream",), "limit": ("concurrency",)},),
+        initial=(
+            {"scope": ("upstream",), "limit": ("concurrency",)},
+            {"scope": ("key",), "limit": ("rpm", "ipm", "concurrency", "budget")},
+            {"scope": ("team",), "limit": ("budget",)},
+        ),
+    ),
+    Family(
+        "imagegate_budget_limit_usd",
+        "gauge",
+        "Dollars of a budget, for as long as its window. Without budgets it has no samples.",
+        (_PAYER, _BUDGET),
+        unit="usd",
     ),
     Family(
         "imagegate_budget_remaining_usd",
         "gauge",
-        "Dollars left of a budget. Without budgets it has no samples.",
-        (Label("scope", ("team", "key")), Label("name", configured="budgets")),
+        "Dollars left of a budget, what is reserved taken off. Without budgets it has no samples.",
+        (_PAYER, _BUDGET),
         unit="usd",
+    ),
+    Family(
+        "imagegate_budget_reset_timestamp_seconds",
+        "gauge",
+        "When a budget is renewed. One that never is has no sample.",
+        (_PAYER, _BUDGET),
+    ),
+    Family(
+        "imagegate_budget_overshoot_usd_total",
+        "counter",
+        "Dollars by which purchases cost more than was estimated and so went beyond a budget.",
+        (_PAYER,),
+        initial=_ALL,
+        unit="usd",
+    ),
+    Family(
+        "imagegate_soft_budget_exceeded_total",
+        "counter",
+        "Purchases that were settled beyond a soft budget.",
+        (_PAYER,),
+        initial=_ALL,
+    ),
+    Family(
+        "imagegate_unknown_cost_usd_total",
+        "counter",
+        "Estimates of calls that may have been billed, and brought nothing; no part of the cost of purchases.",
+        (_MODEL, _TEAM),
+        initial=(_NO_TEAM,),
+        unit="usd",
+    ),
+    Family("imagegate_ledger_waiting_rows", "gauge", "Rows of the ledger that wait for the database.", initial=_ALL),
+    Family(
+        "imagegate_ledger_lost_rows_total",
+        "counter",
+        "Rows of the ledger that were lost, because the database was gone for too long.",
+        initial=_ALL,
     ),
     Family(
         "imagegate_auth_failures_total",
         "counter",
-        "Requests without a credential, or from a web page whose origin is not allowed.",
-        (Label("reason", ("missing", "origin")),),
+        "Requests without a credential or with one that does not hold, and web pages whose origin is not allowed.",
+        (Label("reason", ("missing", "origin", "malformed", "unknown", "expired", "blocked", "admin")),),
         initial=_ALL,
     ),
     Family(

@@ -12,7 +12,7 @@ from proxy.errors import InvalidRequest, RequestError, UnsupportedByModel
 from proxy.model import Operation
 from proxy.rule import ParameterRule
 from proxy.sizes import Grid, SizeRule
-from proxy.targets import ROUTES
+from proxy.targets import Target
 
 _SHOWN_CHARACTERS = 200
 _MOST_LEVELS = 32
@@ -55,7 +55,7 @@ def no_such_model(name: str) -> UnsupportedByModel:
 
 
 def no_such_endpoint(name: str, operation: Operation) -> UnsupportedByModel:
-    message = f"The model {_quoted(name)} is not supported on {ROUTES[operation]}."
+    message = f"The model {_quoted(name)} is not supported on {Target(operation).route}."
     return UnsupportedByModel(message, param="model", code="invalid_value")
 
 

@@ -25,6 +25,8 @@ class Health:
 
     store_is_writable: Callable[[], bool]
     clock: Clock
+    database_problem: Callable[[], str | None] = lambda: None
+    """Why nothing can be bought, where purchases need the database."""
     phase: Phase = Phase.SERVING
     _ends_at: float = math.inf
 
@@ -53,6 +55,8 @@ class Health:
             found.append("shutting down")
         if not self.store_is_writable():
             found.append("the cache cannot be written")
+        if self.database_problem() is not None:
+            found.append("the database cannot be used")
         return found
 
     def refuse_new_purchases_when_draining(self) -> None:

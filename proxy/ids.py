@@ -21,3 +21,8 @@ def purchase_id() -> str:
 def instance_id() -> str:
     """Names this process among those that share a cache directory."""
     return secrets.token_hex(8)
+
+
+def record_id(kind: str, now: float) -> str:
+    """Names a row of ours for good, and sorts by creation: milliseconds since the epoch, then 80 random bits."""
+    return f"{kind}_{int(now * 1000):012x}{secrets.token_hex(10)}"

@@ -1,11 +1,10 @@
 """One change to keys or teams in its transaction: what it is judged by, what is written, what the audit log is told."""
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from proxy import faults, keyfields
+from proxy import faults, ids, keyfields
 from proxy.database import keyrows
 from proxy.database.engine import Connection
 from proxy.database.keyrows import KEY_ROWS, TEAM_ROWS, Rows
@@ -58,7 +57,7 @@ class Change:
 
     def create_team(self, read: dict[str, Any]) -> TeamRecord:
         alias = read.pop("team_alias", "")
-        record = TeamRecord(id=fresh_id("team", self.now), team_alias=alias, **self.times(), **read)
+        record = TeamRecord(id=ids.record_id("team", self.now), team_alias=alias, **self.times(), **read)
         return self.create(TEAM_ROWS, record)
 
     def create(self, rows: Rows[_Record], record: _Record) -> _Record:
@@ -93,17 +92,23 @@ class Change:
         self._revision = self._revision or keyrows.raise_revision(self.connection)
         return self._revision
 
-    def _tell(self, action: str, before: KeyRecord | TeamRecord | None, after: KeyRecord | TeamRecord) -> None:
+    def note(
+        self, action: str, kind: str, target_id: str, before: Mapping[str, Any] | None, after: Mapping[str, Any]
+    ) -> None:
+        """A line of the audit log."""
         row = {
             "at": self.now,
             "actor": "".join(each if each.isprintable() else "?" for each in self.actor[:_MOST_ACTOR_CHARACTERS]),
             "action": action,
-            "kind": after.KIND,
-            "target_id": after.id,
-            "before": before and before.as_json(),
-            "after": after.as_json(),
+            "kind": kind,
+            "target_id": target_id,
+            "before": before,
+            "after": after,
         }
         keyrows.add_audit(self.connection, row)
+
+    def _tell(self, action: str, before: KeyRecord | TeamRecord | None, after: KeyRecord | TeamRecord) -> None:
+        self.note(action, after.KIND, after.id, before.as_json() if before else None, after.as_json())
 
 
 def find(connection: Connection, rows: Rows[_Record], name: str) -> _Record:
@@ -111,8 +116,3 @@ def find(connection: Connection, rows: Rows[_Record], name: str) -> _Record:
     if record is None:
         raise NotFound(f"There is no {rows.kind} of this id or alias.", code=f"{rows.kind}_not_found")
     return record
-
-
-def fresh_id(kind: str, now: float) -> str:
-    """Sorts by creation: milliseconds since the epoch, then 80 random bits."""
-    return f"{kind}_{int(now * 1000):012x}{secrets.token_hex(10)}"

@@ -9,17 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from proxy import keyfields, virtualkey
+from proxy import ids, keyfields, virtualkey
 from proxy.clock import Clock
 from proxy.database import keyrows
 from proxy.database.engine import Connection, Database
-from proxy.database.keyrows import KEY_ROWS, TEAM_ROWS, Page
-from proxy.errors import InvalidRequest
-from proxy.keychange import Change, find, fresh_id
+from proxy.database.keyrows import KEY_ROWS, TEAM_ROWS, AuditLine, Page
+from proxy.errors import InvalidRequest, NotFound
+from proxy.keychange import Change, find
 from proxy.keyrecord import KeyRecord, TeamRecord
 
 LONGEST_GRACE_SECONDS = 90 * 86_400
 MOST_LISTED = 1000
+_LAST_LINE = 2**63 - 1
 
 
 class Changes(NamedTuple):
@@ -51,7 +52,7 @@ class KeyStore:
             change = Change(connection, now, actor)
             read = change.with_team(read, team)
             record = KeyRecord(
-                id=fresh_id("key", now),
+                id=ids.record_id("key", now),
                 digest=virtualkey.digest(text),
                 shown=virtualkey.shown(text),
                 key_alias=read.pop("key_alias", ""),
@@ -146,6 +147,19 @@ class KeyStore:
         with self._database.reading() as connection:
             return TEAM_ROWS.page(connection, _page(limit, after, alias_contains))
 
+    def audit(self, *, limit: int = 100, before: int | None = None, target: str | None = None) -> Sequence[AuditLine]:
+        """The newest change first; the last one's id is `before` of the next page. `target` is a key's or a team's name."""
+        _check_limit(limit)
+        if before is not None and not 1 <= before <= _LAST_LINE:
+            raise InvalidRequest("Invalid 'before': no change has this id.", param="before", code="invalid_value")
+        with self._database.reading() as connection:
+            return keyrows.audit(connection, limit, before, None if target is None else _named(connection, target))
+
+    def note(self, actor: str, action: str, kind: str, target_id: str, after: Mapping[str, Any]) -> None:
+        """A line in the audit log, for what somebody does to something that is kept elsewhere."""
+        with self._database.writing() as connection:
+            Change(connection, self._clock.wall(), actor).note(action, kind, target_id, None, after)
+
     def all(self) -> Changes:
         """Every team, and every key that was not revoked."""
         with self._database.reading() as connection:
@@ -174,12 +188,25 @@ def _all(connection: Connection) -> Changes:
 
 
 def _page(limit: int, after: str | None, alias_contains: str) -> Page:
-    if not 1 <= limit <= MOST_LISTED:
-        raise InvalidRequest(f"Invalid 'limit': must be from 1 to {MOST_LISTED}.", param="limit", code="invalid_value")
+    _check_limit(limit)
     for name, text in (("after", after), ("alias", alias_contains)):
         if text and not keyfields.is_name(text):
             raise InvalidRequest(f"Invalid '{name}': holds what no {name} has.", param=name, code="invalid_value")
     return Page(limit=limit, after=after or "", alias_contains=alias_contains)
+
+
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= MOST_LISTED:
+        raise InvalidRequest(f"Invalid 'limit': must be from 1 to {MOST_LISTED}.", param="limit", code="invalid_value")
+
+
+def _named(connection: Connection, name: str) -> Sequence[str]:
+    """The ids of the key and of the team of this name: an alias may be both."""
+    read = (KEY_ROWS.find, TEAM_ROWS.find) if keyfields.is_name(name) else ()
+    found = [record.id for find_in in read if (record := find_in(connection, name)) is not None]
+    if not found:
+        raise NotFound("There is no key and no team of this id or alias.")
+    return found
 
 
 def _fresh_key() -> str:

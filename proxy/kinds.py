@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from proxy.problems import did_you_mean
 from proxy.quantities import parse_seconds, parse_size, size_text
@@ -76,12 +76,6 @@ def choice(*names: str, into: Callable[[str], str] = str) -> Kind:
         return into(raw)
 
     return Kind(expects, read)
-
-
-def _read_mode(raw: Any, place: Place) -> str:
-    if raw == "keys":
-        raise Refused("virtual keys are not served by this version; use passthrough or open")
-    return cast(str, choice("passthrough", "open").read(raw, place))
 
 
 def _read_flag(raw: Any, place: Place) -> bool:
@@ -186,7 +180,6 @@ def _toml_of_aliases(aliases: Mapping[str, str]) -> str:
 FLAG = Kind("true or false", _read_flag, _flag_of_text)
 FOLDER = Kind("a path", file_path, shown=str, toml=lambda path: toml_text(str(path)))
 FILE = Kind("a path to a file", _readable_file, shown=str, toml=lambda path: toml_text(str(path)))
-MODE = Kind("passthrough or open", _read_mode)
 FILES = many("paths to files", _readable_file)
 TOKEN = matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", "a plain word of at most 63 letters, digits, _ . -")
 OPTIONAL_TOKEN = Kind("a plain word", lambda raw, place: raw and TOKEN.read(raw, place))

@@ -32,15 +32,29 @@ EXTRA_FIELDS = (
         "upstream",
         "upstream_request_id",
         "team",
+        "key",
         "tier",
     ),
-    *("status", "error_code", "reason", "stage", "attempt", "count", "bytes", "seconds", "path", "setting", "address"),
+    *(
+        "status",
+        "error_code",
+        "reason",
+        "stage",
+        "attempt",
+        "count",
+        "bytes",
+        "seconds",
+        "path",
+        "setting",
+        "address",
+        "spent_usd",
+    ),
     *("instance", "version", "signal", "url", "problems"),
 )
 """What `extra=` may add to a line; anything else given there is left out."""
 
 _ACCESS = "imagegate.access"
-_QUIET = dict.fromkeys(("httpx", "httpcore", "uvicorn.access", "uvicorn.error"), logging.WARNING)
+_QUIET = dict.fromkeys(("alembic", "httpx", "httpcore", "uvicorn.access", "uvicorn.error"), logging.WARNING)
 _JOINED = ("uvicorn", "uvicorn.asgi", "asyncio", *_QUIET)
 _QUEUE_LINES = 4096
 _STOP_SECONDS = 2.0
@@ -124,6 +138,7 @@ class AccessLine:
     bytes_in: int | None = None
     bytes_out: int | None = None
     team: str | None = None
+    key_id: str | None = None
     client: str | None = None
     prompt_len: int | None = None
 
@@ -131,7 +146,7 @@ class AccessLine:
 _ACCESS_TEMPLATE = (
     '{"ts":"%s","level":"%s","logger":"%s","msg":"request",'
     '"request_id":%s,"method":%s,"route":%s,"error_code":%s,"cache":%s,"cache_key":%s,"model":%s,"upstream":%s,'
-    '"upstream_request_id":%s,"size":%s,"quality":%s,"team":%s,"client":%s,'
+    '"upstream_request_id":%s,"size":%s,"quality":%s,"team":%s,"key_id":%s,"client":%s,'
     '"status":%d,"duration_ms":%.3f,"upstream_ms":%s,"overhead_ms":%s,"images":%s,"tokens":%s,'
     '"cost_usd":%s,"saved_usd":%s,"bytes_in":%s,"bytes_out":%s,"prompt_len":%s}'
 )
@@ -172,7 +187,8 @@ def _texts(line: AccessLine) -> tuple[str, ...]:
     """The texts in the order of the template. Searched for secrets together: cheaper than one by one."""
     values = (
         *(line.request_id, line.method, line.route, line.error_code, line.cache, (line.cache_key or "")[:12]),
-        *(line.model, line.upstream, line.upstream_request_id, line.size, line.quality, line.team, line.client),
+        *(line.model, line.upstream, line.upstream_request_id, line.size, line.quality),
+        *(line.team, line.key_id, line.client),
     )
     together = " ".join([value for value in values if value])
     if len(together) <= _MAX_FIELD and redact(together) is together:

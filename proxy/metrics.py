@@ -17,7 +17,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
-from itertools import product
+from itertools import islice, product
 from typing import Literal
 
 from prometheus_client import (
@@ -40,6 +40,10 @@ from proxy.model import Usage
 Key = tuple[str, ...]
 """One value per label, in the family's order."""
 
+MOST_TEAMS = 200
+"""Teams that have series of their own; those that come later share `other`."""
+MOST_ROWS = 1000
+"""Samples of one table, such as budgets."""
 _PICO_USD = 10**12
 
 
@@ -65,6 +69,12 @@ class _Bounds:
             return allowed[value]
         self._overflowed(self._family.name, label.name)
         return OTHER
+
+    def expect(self, configured: str, value: str) -> None:
+        """One more value that may be taken by the labels that are configured under this name."""
+        for label, allowed in zip(self._family.labels, self._allowed, strict=True):
+            if label.configured == configured:
+                allowed.setdefault(value, value)
 
     def exact(self, labels: Mapping[str, str]) -> Key:
         """The key of these labels. Raises ValueError unless they are the family's own, with values declared."""
@@ -117,6 +127,7 @@ class _Gauge:
         self._bounds = bounds
         self._children: dict[Key, float] = dict.fromkeys(bounds.initial(), 0)
         self._readers: dict[Key, Callable[[], float]] = {}
+        self._tables: list[Callable[[], Iterable[tuple[Key, float]]]] = []
 
     def set(self, key: Key, value: float) -> None:
         self._children[key if key in self._children else self._bounds.admit(key)] = value
@@ -128,9 +139,14 @@ class _Gauge:
     def watch(self, labels: Mapping[str, str], read: Callable[[], float]) -> None:
         self._readers[self._bounds.exact(labels)] = read
 
+    def watch_table(self, read: Callable[[], Iterable[tuple[Key, float]]]) -> None:
+        self._tables.append(read)
+
     def exported(self) -> Metric:
         metric = GaugeMetricFamily(self._family.name, self._family.help, labels=_names(self._family))
         values = self._children.copy()
+        for table in self._tables:
+            values.update(islice(table(), MOST_ROWS))
         for key, read in self._readers.copy().items():
             try:
                 values[key] = read()
@@ -213,10 +229,12 @@ class Metrics:
             "families": tuple(family.name for family in FAMILIES),
             "labels": tuple({label.name for family in FAMILIES for label in family.labels}),
         }
+        self._teams = set(configured["teams"])
         self._counters: dict[str, _Counter] = {}
         self._gauges: dict[str, _Gauge] = {}
         self._histograms: dict[str, _Histogram] = {}
-        members = [self._declare(family, _Bounds(family, configured, self._overflowed)) for family in FAMILIES]
+        self._bounds = [_Bounds(family, configured, self._overflowed) for family in FAMILIES]
+        members = [self._declare(*each) for each in zip(FAMILIES, self._bounds, strict=True)]
         self._name_the_hot_ones()
         self._registry.register(_Scrape(members))
         ProcessCollector(registry=self._registry)
@@ -307,6 +325,30 @@ class Metrics:
 
     # Money
 
+    def expect_team(self, alias: str) -> None:
+        """A team that the operator has made: it may be named in a label. Bounded: a label is no list of everything."""
+        if alias not in self._teams and len(self._teams) < MOST_TEAMS:
+            self._teams.add(alias)
+            for bounds in self._bounds:
+                bounds.expect("teams", alias)
+
+    def overshot(self, scope: str, amount: Decimal) -> None:
+        self._counters["imagegate_budget_overshoot_usd_total"].add((scope,), _pico_usd(amount))
+
+    def soft_budget_passed(self, scope: str) -> None:
+        self._counters["imagegate_soft_budget_exceeded_total"].add((scope,))
+
+    def unknown(self, model: str, team: str, cost: Decimal | None) -> None:
+        """A call that may have been billed, and brought nothing; `cost` is its estimate."""
+        if cost is None:
+            self._counters["imagegate_unpriced_requests_total"].add((model,))
+        else:
+            self._counters["imagegate_unknown_cost_usd_total"].add((model, team), _pico_usd(cost))
+
+    def unwritten(self, count: int) -> None:
+        """Rows of the ledger that were lost."""
+        self._counters["imagegate_ledger_lost_rows_total"].add((), count)
+
     def purchased(self, model: str, team: str, usage: Usage | None, cost: Decimal | None, images: int) -> None:
         """Once per reply that was bought, by whoever pays for it, whether or not anybody is left to take it."""
         self._counters["imagegate_purchases_total"].add((model, "bought"))
@@ -393,6 +435,15 @@ class Metrics:
         if name not in self._gauges:
             raise ValueError(f"there is no gauge {name}")
         self._gauges[name].watch(labels, read)
+
+    def watch_table(self, name: str, read: Callable[[], Iterable[tuple[Key, float]]]) -> None:
+        """The same for samples that come and go, such as those of budgets: (label values in the family's order, value).
+
+        At most `MOST_ROWS`, the first ones. `read` is called in the scrape's thread.
+        """
+        if name not in self._gauges:
+            raise ValueError(f"there is no gauge {name}")
+        self._gauges[name].watch_table(read)
 
     def render(self, accept: str | None) -> tuple[bytes, str]:
         """The scrape and its content type: OpenMetrics 1.0.0 for who accepts it, else the text format 0.0.4.

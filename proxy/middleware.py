@@ -155,6 +155,7 @@ def _line(scope: Scope, call: Call, cache: str, code: int, seconds: float, overh
         bytes_in=call.received_bytes,
         bytes_out=call.sent_bytes,
         team=progress.team or None,
+        key_id=progress.key_id or None,
         client=scope["client"][0] if scope.get("client") else None,
         prompt_len=progress.prompt_characters or None,
     )
@@ -223,7 +224,7 @@ def _judge(scope: Scope) -> None:
             code="invalid_header",
             headers={"connection": "close"},
         )
-    for single in (b"authorization", b"api-key", b"content-length", b"content-type", b"idempotency-key"):
+    for single in (b"authorization", b"api-key", b"x-api-key", b"content-length", b"content-type", b"idempotency-key"):
         if names.count(single) > 1:
             raise InvalidRequest(f"Your request has more than one {single.decode()} header.", code="invalid_header")
     for name, value in headers:

@@ -8,12 +8,19 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
+from proxy.keyrecord import KeyRecord, TeamRecord
+
 
 class Operation(StrEnum):
     """What is asked of the Images API; also the metric label `operation`."""
 
     GENERATION = "image_generation"
     EDIT = "image_edit"
+
+    @property
+    def endpoint(self) -> str:
+        """`generations` or `edits`: the last word of its path, and its table in a catalogue."""
+        return "generations" if self is Operation.GENERATION else "edits"
 
 
 class Rendering(StrEnum):
@@ -59,13 +66,25 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """A virtual key that works, and the team it belongs to."""
+
+    key: KeyRecord
+    team: TeamRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """Who is authenticated. `scope` is the share of the cache that this principal may see, as hex digits."""
 
     scope: str
     team: str = "none"
+    """Its alias: a label of metrics."""
     name: str = ""
+    """The id of its key."""
     credential: Credential | None = None
+    holder: Holder | None = None
+    """Whose key it is, in mode `keys`."""
 
 
 @dataclass(slots=True)
@@ -80,11 +99,15 @@ class Progress:
     size: str = ""
     quality: str = ""
     team: str = ""
+    key_id: str = ""
+    """Of the virtual key that asks."""
     prompt_characters: int = 0
     forward: Forward | None = None
     """Why the call was sent on, once it was."""
     collapsed: bool = False
     """It joined a flight in the air."""
+    standing: "Standing | None" = None
+    """How the caller's key stood when the call was sent on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +163,7 @@ class Inbound:
     read: Callable[[], Awaitable[Document]]
     arrived: float
     progress: Progress = field(default_factory=Progress)
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,11 +371,12 @@ class Entry:
 class Relay:
     """What of an upstream's reply concerns this one call only, and is never stored.
 
-    `headers` may be passed to the caller who paid. `echo` is the `safety_identifier` member that was cut out of the
-    body: where it stood, and its bytes.
+    `headers` may be passed to the caller who paid, and `content_type` with a body that goes out as it came. `echo` is the
+    `safety_identifier` member that was cut out of the body: where it stood, and its bytes.
     """
 
     headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
     echo: tuple[int, bytes] | None = field(default=None, repr=False)
 
 
@@ -377,11 +402,24 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How a virtual key stands, as far as this process knows: what its callers are told in headers."""
+
+    spent: Decimal
+    """USD in the present window."""
+    max_budget: Decimal | None = None
+    is_past_soft_budget: bool = False
+    limits: Mapping[str, str] = field(default_factory=dict)
+    """`x-ratelimit-*`, where the key has such limits."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """What a caller gets: the outcome, and the request that it answers."""
+    """What a caller gets: the outcome, the request that it answers, and how the caller's key stands."""
 
     request: ImageRequest
     outcome: Outcome
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True, slots=True)

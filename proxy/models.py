@@ -42,7 +42,11 @@ def find(catalogue: Catalogue, upstreams: Sequence[UpstreamSection], aliases: Ma
     for found in listing(catalogue, upstreams, aliases):
         if found["id"] == model:
             return found
-    raise NotFound(
+    raise unknown(model)
+
+
+def unknown(model: str) -> NotFound:
+    return NotFound(
         f"The model '{model[:200]}' does not exist or you do not have access to it.",
         param="model",
         code="model_not_found",

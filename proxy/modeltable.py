@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from proxy.model import Operation, Price
 from proxy.rule import (
-    ENDPOINTS,
     ROLES,
     TYPES,
     Combination,
@@ -44,7 +43,7 @@ def model_rule(reader: TableReader, *, vendor: str, name: str, version: str) -> 
     size, presets = _size_rule(reader.table("size"))
     endpoints = _endpoints(reader, is_open=is_open)
     if name and not endpoints:
-        reader.problem("", f"a model needs at least one endpoint: {', '.join(ENDPOINTS)}")
+        reader.problem("", f"a model needs at least one endpoint: {', '.join(each.endpoint for each in Operation)}")
     return ModelRule(
         vendor=vendor,
         name=name,
@@ -69,15 +68,17 @@ def _endpoints(reader: TableReader, *, is_open: bool) -> dict[Operation, Endpoin
 
     So a fault in the one is a fault in both, and is told once.
     """
-    tables = {name: reader.raw(name) for name in ENDPOINTS}
-    if isinstance(tables["edits"], Mapping) and isinstance(tables["generations"], Mapping):
-        tables["edits"] = merged(tables["generations"], tables["edits"])
+    tables = {operation: reader.raw(operation.endpoint) for operation in Operation}
+    generations, edits = tables[Operation.GENERATION], tables[Operation.EDIT]
+    if isinstance(edits, Mapping) and isinstance(generations, Mapping):
+        tables[Operation.EDIT] = merged(generations, edits)
     endpoints: dict[Operation, Endpoint] = {}
     told: set[tuple[str, str]] = set()
-    for name, operation in ENDPOINTS.items():
-        if tables[name] is None or tables[name] is False:
+    for operation, found in tables.items():
+        if found is None or found is False:
             continue
-        inner = TableReader({name: tables[name]}, "", [])
+        name = operation.endpoint
+        inner = TableReader({name: found}, "", [])
         rules = {key: _parameter(key, table) for key, table in inner.tables(name).items()}
         endpoints[operation] = endpoint({key: rule for key, rule in rules.items() if rule}, is_open=is_open)
         for path, message in inner.problems:

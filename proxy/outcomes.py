@@ -10,6 +10,7 @@ from proxy import ids, policy
 from proxy.asking import Ask
 from proxy.model import Entry, Forward, Metadata, Operation, Outcome, Relay, Usage
 from proxy.money import estimated_cost
+from proxy.purchase import Closing, Ending, Order, Tallied, nanos, nanos_at_least
 from proxy.settings import CacheSection
 from proxy.upstream import Generation
 
@@ -31,7 +32,67 @@ def is_whole(generation: Generation) -> bool:
     return not inspection.links and len(inspection.images) >= generation.candidate.request.n
 
 
-def describe(ask: Ask, generation: Generation, cache: CacheSection, now: float) -> Metadata:
+def order(ask: Ask, *, instance: str, lease_seconds: float) -> Order:
+    """What is about to be bought: at the dearest of those who may be asked, because each of them may answer."""
+    first, key = ask.first, ask.principal.holder.key if ask.principal.holder is not None else None
+    estimates = [estimated_cost(candidate.request) for candidate in ask.candidates]
+    known = [estimate for estimate in estimates if estimate is not None]
+    return Order(
+        id=ids.purchase_id(),
+        instance=instance,
+        lease_seconds=lease_seconds,
+        key_id=key.id if key is not None else None,
+        team_id=key.team_id if key is not None else None,
+        operation=first.request.operation.value,
+        model=first.request.model,
+        upstream=first.upstream,
+        size=first.request.size,
+        quality=first.request.quality,
+        n=first.request.n,
+        cache_keys=() if ask.bypasses_cache else tuple(candidate.key for candidate in ask.candidates),
+        request_id=ask.request_id,
+        estimate=nanos_at_least(max(known)) if len(known) == len(estimates) else None,
+        price_version=first.request.price.version if first.request.price else "",
+        tags=ask.tags,
+    )
+
+
+def closing(metadata: Metadata, *, is_exact: bool) -> Closing:
+    """How a purchase ended that brought a reply. `is_exact`: what it cost was told, or follows from what was told."""
+    return Closing(
+        id=metadata.purchase_id,
+        ending=Ending.SETTLED if is_exact else Ending.ESTIMATED,
+        cost=nanos(metadata.cost) if metadata.cost is not None else None,
+        upstream=metadata.upstream,
+        images=len(metadata.images),
+        usage=metadata.usage,
+        upstream_request_id=metadata.upstream_request_id,
+        price_version=metadata.price_version,
+        seconds=metadata.upstream_seconds,
+    )
+
+
+def is_exact(generation: Generation) -> bool:
+    """Whether what it cost is known, and not only what was to be expected."""
+    return generation.told_cost is not None or generation.inspection.usage is not None
+
+
+def tallied(ask: Ask, outcome: Outcome, now: float) -> Tallied:
+    """What an answer that cost nothing is counted by."""
+    metadata, key = outcome.entry.metadata, ask.principal.holder.key if ask.principal.holder is not None else None
+    return Tallied(
+        hour=int(now // 3600 * 3600),
+        key_id=key.id if key is not None else "",
+        team_id=key.team_id or "" if key is not None else "",
+        operation=metadata.operation,
+        model=metadata.model,
+        size=metadata.size,
+        quality=metadata.quality,
+        how="hit" if outcome.forward is None else "coalesced",
+    )
+
+
+def describe(ask: Ask, generation: Generation, cache: CacheSection, purchase_id: str, now: float) -> Metadata:
     """What is kept beside a reply."""
     candidate, request = generation.candidate, generation.candidate.request
     ttl = cache.ttl_seconds if ask.directives.ttl is None else ask.directives.ttl
@@ -39,7 +100,7 @@ def describe(ask: Ask, generation: Generation, cache: CacheSection, now: float) 
     return Metadata(
         key=candidate.key,
         scope=ask.principal.scope,
-        purchase_id=ids.purchase_id(),
+        purchase_id=purchase_id,
         stored_at=now,
         expires_at=now + ttl,
         operation=request.operation.value,

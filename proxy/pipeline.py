@@ -4,29 +4,47 @@ believe    who asks what          authenticate; read; validate; key
 generate   what they get          claim; answer; account
 answer     from the cache or not  look up; why forward?; a hit, or fly
 fill       once per key           look up again; buy
-buy        money                  upstream (which checks); count; store
+buy        money                  reserve; upstream (which checks); count; store; settle
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 from proxy import ids, outcomes
+from proxy.accounts import Accounts
+from proxy.admission import Admission
 from proxy.asking import Ask, Doorkeeper
 from proxy.cachekey import fingerprint
 from proxy.clock import Clock
-from proxy.errors import IdempotencyMismatch, ImagegateError, InternalError, NotCached, QueueFull, UpstreamError
+from proxy.errors import (
+    BudgetExceeded,
+    BudgetReserved,
+    IdempotencyMismatch,
+    ImagegateError,
+    InternalError,
+    NotCached,
+    QueueFull,
+    UpstreamError,
+)
 from proxy.eventlog import EventLog
 from proxy.health import Health
 from proxy.idempotency import Idempotency
+from proxy.ledger import Ledger
 from proxy.metrics import Metrics
-from proxy.model import Answer, Entry, Forward, Inbound, Outcome, Rehearsal
+from proxy.model import Answer, Entry, Forward, Inbound, Outcome, Rehearsal, Standing
 from proxy.outcomes import Fill
 from proxy.policy import reason_to_forward
+from proxy.purchase import nanos
 from proxy.settings import CacheSection
 from proxy.singleflight import Flights
 from proxy.store import Store
-from proxy.upstream import Upstreams
+from proxy.upstream import Generation, Upstreams
+
+LEASE_MARGIN_SECONDS = 60.0
+"""What checking, storing and settling may take after an upstream's deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +52,9 @@ class Pipeline:
     """The stages of the path; each knows nothing of the others."""
 
     doorkeeper: Doorkeeper
+    admission: Admission
+    ledger: Ledger
+    accounts: Accounts
     store: Store
     flights: Flights[Fill]
     upstreams: Upstreams
@@ -42,6 +63,7 @@ class Pipeline:
     health: Health
     metrics: Metrics
     clock: Clock
+    instance_id: str
 
     # --- who asks what, and what they get -----------------------------------------------------------------------------
 
@@ -50,16 +72,20 @@ class Pipeline:
         return await self.doorkeeper.believe(inbound)
 
     async def generate(self, ask: Ask) -> Answer:
-        """The answer to a call. Raises IdempotencyMismatch, NotCached, Unavailable, UpstreamError or InternalError."""
+        """The answer to a call.
+
+        Raises IdempotencyMismatch, NotCached, PayerRefusal, Unavailable, UpstreamError or InternalError.
+        """
         ask = await self._claim(ask)
         try:
             outcome = await self._answer(ask)
         except ImagegateError:
+            ask.progress.standing = self._standing(ask)
             await self._free(ask)
             raise
         await self._settle(ask, outcome)
         self._account(ask, outcome)
-        return Answer(ask.first.request, outcome)
+        return Answer(ask.first.request, outcome, self._standing(ask))
 
     async def rehearse(self, ask: Ask) -> Rehearsal:
         """What would happen to a call (`X-Imagegate-Dry-Run`); nothing is sent, stored or counted as a purchase."""
@@ -98,7 +124,7 @@ class Pipeline:
             return outcomes.hit(entry, self.clock.wall())
         if ask.directives.only_if_cached:
             raise NotCached("The image is not in the cache, and the request allows nothing else (only-if-cached).")
-        ask.progress.forward = why
+        ask.progress.forward, ask.progress.standing = why, self._standing(ask)
         if ask.bypasses_cache:
             return await self._alone(ask)
         while True:
@@ -153,11 +179,25 @@ class Pipeline:
     # --- buy: money ---------------------------------------------------------------------------------------------------
 
     async def _buy(self, ask: Ask) -> Fill:
-        """One purchase: called, checked, counted and stored once, whoever is still waiting for it."""
+        """One purchase: reserved, called, checked, counted, stored and settled once, whoever still waits for it."""
         self.health.refuse_new_purchases_when_draining()
-        begun = self.store.epoch()
+        begun, lease = self.store.epoch(), self.upstreams.deadline_seconds(ask.candidates) + LEASE_MARGIN_SECONDS
+        order = outcomes.order(ask, instance=self.instance_id, lease_seconds=lease)
+        with self._payers_refusals(), self.admission.buying(ask.principal, order.n):
+            async with self.ledger.purchase(order, ask.principal.holder) as purchase:
+                generation = await self._call(ask)
+                paid = outcomes.describe(ask, generation, self.cache, order.id, self.clock.wall())
+                self.metrics.purchased(paid.model, ask.principal.team, paid.usage, paid.cost, len(paid.images))
+                if ask.bypasses_cache or not outcomes.is_whole(generation):
+                    entry, stored = await self.store.keep(generation.spool, paid), False
+                else:
+                    entry, stored = await self.store.commit(generation.spool, paid, begun_epoch=begun)
+                await purchase.settle(outcomes.closing(paid, is_exact=outcomes.is_exact(generation)))
+        return Fill(entry, True, stored, generation.relay, generation.seconds)
+
+    async def _call(self, ask: Ask) -> Generation:
         try:
-            generation = await self.upstreams.generate(ask.candidates, ask.caller, ask.listener.log or EventLog())
+            return await self.upstreams.generate(ask.candidates, ask.caller, ask.listener.log or EventLog())
         except QueueFull:
             self.metrics.rate_limited("upstream", "concurrency")
             raise
@@ -165,13 +205,15 @@ class Pipeline:
             self.metrics.purchase_failed(ask.first.request.model)
             await self._free(ask)  # whoever asked may have left
             raise
-        paid = outcomes.describe(ask, generation, self.cache, self.clock.wall())
-        self.metrics.purchased(paid.model, ask.principal.team, paid.usage, paid.cost, len(paid.images))
-        if ask.bypasses_cache or not outcomes.is_whole(generation):
-            entry, stored = await self.store.keep(generation.spool, paid), False
-        else:
-            entry, stored = await self.store.commit(generation.spool, paid, begun_epoch=begun)
-        return Fill(entry, True, stored, generation.relay, generation.seconds)
+
+    @contextmanager
+    def _payers_refusals(self) -> Iterator[None]:
+        """Counts a budget's refusal; a limit's is counted where it is judged."""
+        try:
+            yield
+        except (BudgetExceeded, BudgetReserved) as error:
+            self.metrics.rate_limited(error.scope, "budget")
+            raise
 
     # --- account: what a finished call means --------------------------------------------------------------------------
 
@@ -183,3 +225,14 @@ class Pipeline:
         if outcome.forward is None or outcome.collapsed:
             reason: Literal["hit", "coalesced"] = "hit" if outcome.forward is None else "coalesced"
             self.metrics.saved(metadata.model, ask.principal.team, reason, metadata.usage, metadata.cost)
+            self.ledger.tally(
+                outcomes.tallied(ask, outcome, self.clock.wall()),
+                images=len(sizes),
+                tokens=metadata.usage.total if metadata.usage is not None else 0,
+                saved=nanos(metadata.cost) if metadata.cost is not None else 0,
+            )
+
+    def _standing(self, ask: Ask) -> Standing | None:
+        """What the caller is told of its key; None without one."""
+        holder = ask.principal.holder
+        return None if holder is None else self.accounts.standing(holder, self.admission.standing(ask.principal))

@@ -13,9 +13,11 @@ from proxy.model import Forward, Metadata
 
 MAX_SECONDS = 2**31
 """A delta-seconds above this is this (RFC 9111 §1.2.2)."""
+MOST_TAGS = 10
 CLOCK_SKEW_SECONDS = 300
 """An entry that claims to be stored later than this from now was stored under another clock: it counts as stale."""
 
+_TAG = re.compile(r"[A-Za-z0-9_.:/@-]{1,64}", re.ASCII)
 # Possessive throughout: a header written to make the expression go back and forth costs no more than another.
 _MEMBER = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z))++', re.DOTALL)
 _DIRECTIVE = re.compile(r'([!#$%&\'*+.^_`|~\w-]++)(?:\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"|([^\s,"]*+)))?+', re.ASCII)
@@ -95,6 +97,20 @@ def seconds_left(entry: Metadata, now: float) -> int:
         return 0
     lifetime = entry.expires_at - entry.stored_at
     return int(min(lifetime, entry.expires_at - now))
+
+
+def tags(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """`X-Imagegate-Tags: a, b`: words to find a purchase by in the ledger. Raises InvalidRequest."""
+    given = headers.get("x-imagegate-tags")
+    if given is None:
+        return ()
+    found = tuple(dict.fromkeys(tag for tag in (each.strip(" \t") for each in given.split(",")) if tag))
+    if len(found) > MOST_TAGS or not all(_TAG.fullmatch(tag) for tag in found):
+        raise InvalidRequest(
+            f"Invalid 'X-Imagegate-Tags': expected at most {MOST_TAGS} words of at most 64 letters, digits and _.:/@-.",
+            code="invalid_header",
+        )
+    return found
 
 
 def _parse(value: str) -> dict[str, str | None]:

@@ -3,8 +3,9 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
+
+from proxy.quantities import moment as moment  # noqa: PLC0414  # said here too, for commands
 
 
 def complain(code: int, *lines: str) -> int:
@@ -63,11 +64,3 @@ def amount(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size} B"
-
-
-def moment(seconds: float) -> str:
-    """A wall-clock time in UTC; what lies outside the calendar is shown as a number."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        return str(seconds)

@@ -1,7 +1,8 @@
-"""Sizes and durations as people write them: `20GB`, `30d`. Pure."""
+"""Sizes, durations and moments as people write them: `20GB`, `30d`, `2026-11-22 14:00:00Z`. Pure."""
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
@@ -37,6 +38,14 @@ def size_text(size: int) -> str:
         if size and size % factor == 0:
             return f"{size // factor}{unit}"
     return str(size)
+
+
+def moment(seconds: float) -> str:
+    """A wall-clock time in UTC; what lies outside the calendar is shown as a number."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
 
 
 def _quantity(text: str, units: Mapping[str, int], expects: str) -> int:

@@ -5,7 +5,7 @@ always exact; a body that cannot be read to its end is never ended cleanly.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pybase64
@@ -15,9 +15,19 @@ from proxy.errors import ImagegateError, UpstreamRefusal
 from proxy.filelinks import EXTENSIONS, FileLink, FileLinks
 from proxy.model import Answer, Body, Entry, ImageSpan, Progress, Rehearsal, Rendering
 from proxy.money import dollars, estimated_cost
-from proxy.replyheaders import Headers, Moment, cache_headers, encoded, forward_headers, notices, server_timing
+from proxy.replyheaders import (
+    Headers,
+    Moment,
+    cache_headers,
+    encoded,
+    forward_headers,
+    notices,
+    relayed,
+    server_timing,
+    standing_headers,
+)
 from proxy.settings import RenderSection
-from proxy.splice import Face, Piece, length_of, pieces
+from proxy.splice import Face, Piece, length_of, pieces, windows
 
 FILES_PATH = "/v1/images/files/"
 
@@ -39,7 +49,9 @@ class Renderer:
             (b"content-length", b"%d" % length_of(parts)),
             *cache_headers(outcome),
             *notices(answer.request, moment),
-            *encoded({"content-type": "application/json", **outcome.relay.headers}),
+            *standing_headers(answer.standing),
+            (b"content-type", outcome.relay.content_type.encode("latin-1")),
+            *relayed(outcome.relay.headers, answer.standing),
             (b"server-timing", server_timing(outcome, moment)),
         ]
         await _start(send, 200, headers)
@@ -80,7 +92,7 @@ class Renderer:
 
     async def error(self, send: Send, error: ImagegateError, progress: Progress, *, head_only: bool = False) -> None:
         """An error in OpenAI's shape; an upstream's own refusal as it came."""
-        headers: Headers = [*encoded(error.headers), *forward_headers(progress)]
+        headers: Headers = [*encoded(error.headers), *forward_headers(progress), *standing_headers(progress.standing)]
         if error.should_retry is not None:
             headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
         content, media_type = json.dumps(error.body()).encode(), "application/json"
@@ -138,15 +150,6 @@ async def _send_pieces(send: Send, body: Body, parts: Sequence[Piece]) -> None:
     for number, window in enumerate(every):
         content = window if isinstance(window, bytes) else await body.window(*window)
         await send({"type": "http.response.body", "body": content, "more_body": number != last})
-
-
-def windows(parts: Iterable[Piece], size: int) -> Iterator[Piece]:
-    """The same, with no range of the body longer than `size`."""
-    for part in parts:
-        if isinstance(part, bytes):
-            yield part
-        else:
-            yield from ((at, min(at + size, part[1])) for at in range(*part, size))
 
 
 async def _send_decoded(send: Send, body: Body, span: ImageSpan) -> None:

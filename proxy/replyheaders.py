@@ -1,12 +1,13 @@
 """The headers of a reply, beside those that say what its body is: how the cache took part, what it cost, what is new."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 from proxy.clock import midnight
-from proxy.model import ImageRequest, Outcome, Progress
+from proxy.model import ImageRequest, Outcome, Progress, Standing
 from proxy.money import dollars
 
 SUNSET_NOTICE = timedelta(days=60)
@@ -57,6 +58,29 @@ def cache_headers(outcome: Outcome) -> Iterable[tuple[bytes, bytes]]:
         yield b"x-imagegate-saved-usd", dollars(outcome.saved).encode("ascii")
     if outcome.forward is not None and not outcome.collapsed and metadata.upstream_request_id:
         yield b"x-imagegate-upstream-request-id", metadata.upstream_request_id.encode("ascii")
+
+
+def standing_headers(standing: Standing | None) -> Iterable[tuple[bytes, bytes]]:
+    """How the caller's virtual key stands: dollars in the present window of its budget, and limits in time."""
+    if standing is None:
+        return
+    yield b"x-imagegate-key-spend", dollars(standing.spent).encode("ascii")
+    if standing.max_budget is not None:
+        yield b"x-imagegate-key-max-budget", dollars(standing.max_budget).encode("ascii")
+    if standing.is_past_soft_budget:
+        yield b"x-imagegate-soft-budget", b"exceeded"
+
+
+def relayed(headers: Mapping[str, str], standing: Standing | None) -> Iterable[tuple[bytes, bytes]]:
+    """The upstream's own headers; of two limits the caller is told the tighter one, the upstream's or its key's."""
+    limits = standing.limits if standing is not None else {}
+    tighter = limits if _left(limits) <= _left(headers) else {}
+    return encoded({**headers, **tighter})
+
+
+def _left(headers: Mapping[str, str]) -> float:
+    told = headers.get("x-ratelimit-remaining-requests", "")
+    return int(told) if told.isascii() and told.isdigit() and len(told) < 16 else math.inf
 
 
 def notices(request: ImageRequest, moment: Moment) -> Iterable[tuple[bytes, bytes]]:

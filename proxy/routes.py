@@ -8,6 +8,7 @@ import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from secrets import compare_digest
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy import models
+from proxy import allowance, models
 from proxy.addresses import is_authority
 from proxy.asking import Ask, Doorkeeper
 from proxy.bodies import Bodies, ClientGone, Incoming
@@ -59,6 +60,8 @@ _KNOWN = {
         "x-forwarded-host",
         "x-forwarded-proto",
         "idempotency-key",
+        "x-api-key",
+        "x-imagegate-tags",
         "x-imagegate-variant",
         "x-imagegate-response-format",
         "x-imagegate-cache-ttl",
@@ -111,7 +114,7 @@ class ImagesApi:
 
         try:
             ask = await self.pipeline.believe(
-                Inbound(target.operation, headers, read, call.arrived_wall, call.progress)
+                Inbound(target.operation, headers, read, call.arrived_wall, call.progress, call.request_id)
             )
         except ClientGone:
             call.gone = True
@@ -181,8 +184,10 @@ class Endpoint:
         await response(scope, receive, send)
 
 
-def other_routes(*, models: "Models", files: "Files", metrics_page: "MetricsPage | None", health: Health) -> Router:
-    """Models, files, health and metrics; everything else is answered with what is served."""
+def other_routes(
+    *, models: "Models", files: "Files", metrics_page: "MetricsPage | None", health: Health, more: Sequence[Route] = ()
+) -> Router:
+    """Models, files, health and metrics, and `more`; everything else is answered with what is served."""
 
     async def alive(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -205,22 +210,31 @@ def other_routes(*, models: "Models", files: "Files", metrics_page: "MetricsPage
     routes.append(Route("/v1/images/files/{name}", files))
     if metrics_page is not None:
         routes.append(Route("/metrics", Endpoint("/metrics", metrics_page)))
-    return Router(routes, redirect_slashes=False, default=unknown)
+    return Router([*routes, *more], redirect_slashes=False, default=unknown)
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """`GET /v1/models` and `/v1/models/{id}`: what the catalogue lists of what the upstreams serve."""
+    """`GET /v1/models` and `/v1/models/{id}`: what the catalogue lists of what the upstreams serve and the key may use."""
 
     doorkeeper: Doorkeeper
 
     async def list(self, request: Request) -> Response:
-        self.doorkeeper.authenticate(request.headers)
-        return JSONResponse({"object": "list", "data": models.listing(*self._sources())})
+        may_use = self._may_use(request)
+        found = [model for model in models.listing(*self._sources()) if may_use(model["id"])]
+        return JSONResponse({"object": "list", "data": found})
 
     async def retrieve(self, request: Request) -> Response:
-        self.doorkeeper.authenticate(request.headers)
-        return JSONResponse(models.find(*self._sources(), request.path_params["name"]))
+        may_use, name = self._may_use(request), request.path_params["name"]
+        found = models.find(*self._sources(), name)
+        if not may_use(name):
+            raise models.unknown(name)
+        return JSONResponse(found)
+
+    def _may_use(self, request: Request) -> Callable[[str], bool]:
+        """What the caller's key may ask for, or everything without one. Raises Unauthenticated."""
+        holder = self.doorkeeper.authenticate(request.headers).holder
+        return partial(allowance.may_use, holder) if holder is not None else lambda name: True
 
     def _sources(self) -> tuple[Catalogue, Sequence[UpstreamSection], Mapping[str, str]]:
         validator = self.doorkeeper.validator  # exchanged whole on a reload

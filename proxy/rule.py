@@ -16,7 +16,6 @@ Role = Literal["keyed", "unkeyed", "consumed"]
 FRAMING_TOKENS = 32
 """Added to a prompt's upper bound, for the text that the API puts around it."""
 
-ENDPOINTS = {"generations": Operation.GENERATION, "edits": Operation.EDIT}
 _ORDER_OF_CHECKS = ("prompt", "n", "quality", "output_compression", "size")
 TYPES: Mapping[str, type] = {"string": str, "integer": int, "boolean": bool, "object": dict}
 ROLES: Mapping[str, Role] = {
@@ -198,7 +197,7 @@ def endpoint(declared: Mapping[str, ParameterRule], *, is_open: bool) -> Endpoin
 def shape_only(vendor: str, model: str) -> ModelRule:
     """The rule for a model that no catalogue lists: shapes are checked, everything else passes."""
     shape = endpoint({}, is_open=True)
-    return ModelRule(vendor, model, model, dict.fromkeys(ENDPOINTS.values(), shape), known=False)
+    return ModelRule(vendor, model, model, dict.fromkeys(Operation, shape), known=False)
 
 
 def estimate(rule: ModelRule, *, size: str, quality: str, n: int, prompt: str, partials: int = 0) -> Usage | None:

@@ -29,7 +29,7 @@ from proxy.settings import Settings
 logger = logging.getLogger("imagegate")
 
 KEEP_ALIVE_SECONDS = 75
-STANDING = ("server", "auth", "upstreams", "cache", "render", "metrics", "log")
+STANDING = ("server", "auth", "upstreams", "cache", "render", "database", "metrics", "log")
 """Sections of which a reload changes nothing."""
 KEEPALIVE_PROBES = 4
 """Unanswered probes after which the kernel gives a silent peer up."""
@@ -54,6 +54,8 @@ def _serve(settings: Settings, read: Read, *, with_sandbox: bool) -> int:
         app = build(settings)
         server = Server(app, read, with_sandbox=with_sandbox)
         asyncio.Runner(loop_factory=server.config.get_loop_factory()).run(server.run_all())
+        if app.failure is not None:
+            raise app.failure
         return 0 if server.lost == 0 else 1
     finally:
         stop_logging()
@@ -242,7 +244,8 @@ def _over_sandbox(settings: Settings, base_url: str) -> Settings:
         models=("*",),
     )
     loopback = settings.server.host in ("127.0.0.1", "::1", "localhost")
-    mode = "open" if loopback or settings.auth.allow_open else settings.auth.mode
+    is_open = settings.auth.mode == "passthrough" and (loopback or settings.auth.allow_open)
+    mode = "open" if is_open else settings.auth.mode
     return replace(settings, upstreams=(upstream,), auth=replace(settings.auth, mode=mode))
 
 

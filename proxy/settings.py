@@ -14,7 +14,6 @@ from proxy.kinds import (
     FILES,
     FLAG,
     FOLDER,
-    MODE,
     NAMES,
     OPTIONAL_TOKEN,
     PATTERNS,
@@ -30,6 +29,8 @@ from proxy.model import Rendering
 from proxy.secret import NEEDED_SECRET, SECRET, Secret
 
 OPENAI_URL = "https://api.openai.com/v1"
+DEFAULT_DATABASE_URL = "sqlite:///var/imagegate.db"
+ADMIN_TOKEN_VARIABLE = "IMAGEGATE_ADMIN_TOKEN"  # noqa: S105  # the name of a variable
 _CENTURY_SECONDS = 100 * 365 * 86_400
 
 
@@ -84,11 +85,17 @@ class ServerSection:
 class AuthSection:
     """Who may call, and whose credential goes upstream."""
 
-    mode: Literal["passthrough", "open"] = field(
+    mode: Literal["passthrough", "keys", "open"] = field(
         default="passthrough",
-        metadata=_is(MODE, "passthrough forwards the caller's credential; open asks for none"),
+        metadata=_is(
+            choice("passthrough", "keys", "open"),
+            "passthrough forwards the caller's credential; keys asks for a virtual key; open for none",
+        ),
     )
     allow_open: bool = field(default=False, metadata=_is(FLAG, "let mode open listen beyond this machine"))
+    admin_token: Secret | None = field(
+        default=None, metadata=_is(SECRET, "bearer token of the admin API and of the usage API; unset: both are off")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +112,7 @@ class UpstreamSection:
         default="", metadata=_is(OPTIONAL_TOKEN, "Azure's api-version; empty takes the one this release was made for")
     )
     api_key: Secret | None = field(
-        default=None, metadata=_is(SECRET, "the key to pay with in mode open; passthrough never uses it")
+        default=None, metadata=_is(SECRET, "the key to pay with in the modes keys and open; passthrough never uses it")
     )
     models: tuple[str, ...] = field(default=("*",), metadata=_is(PATTERNS, "the models it may be asked for"))
     priority: int = field(default=0, metadata=_is(whole_number(-1000, 1000), "who is asked first: the lowest number"))
@@ -209,13 +216,29 @@ class RenderSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsSection:
+    """What holds for every key; the limits of one are its own."""
+
+    unpriced: Literal["reject", "allow"] = field(
+        default="reject",
+        metadata=_is(choice("reject", "allow"), "what to do under a money budget with a model that has no price"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSection:
-    """The ledger's place; nothing is written to it yet."""
+    """Where keys and the ledger are kept."""
 
     url: str = field(
-        default="sqlite:///var/imagegate.db",
+        default=DEFAULT_DATABASE_URL,
         repr=False,
-        metadata=_is(DATABASE_URL, "reserved for the ledger; not used yet"),
+        metadata=_is(DATABASE_URL, "keys and ledger: a SQLite file, or postgresql://user:password@host/database"),
+    )
+    retention_seconds: int = field(
+        default=0,
+        metadata=_is(
+            seconds(0, _CENTURY_SECONDS, whole=True), "purchases and counts older than this are deleted; 0 keeps them"
+        ),
     )
 
 
@@ -252,6 +275,7 @@ class Settings:
     cache: CacheSection = CacheSection()
     rules: RulesSection = RulesSection()
     render: RenderSection = RenderSection()
+    limits: LimitsSection = LimitsSection()
     database: DatabaseSection = DatabaseSection()
     metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
@@ -267,6 +291,7 @@ def sections() -> tuple[tuple[str, type[Any]], ...]:
         ("cache", CacheSection),
         ("rules", RulesSection),
         ("render", RenderSection),
+        ("limits", LimitsSection),
         ("database", DatabaseSection),
         ("metrics", MetricsSection),
         ("log", LogSection),

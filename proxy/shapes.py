@@ -27,11 +27,6 @@ def event_edits(event: EventMembers, image: ImageSpan) -> list[Edit]:
     return edits
 
 
-def event_text(before: bytes, after: bytes) -> tuple[bytes, bytes]:
-    """What stands before and after the base64 of an event's data, on one line."""
-    return _one_line(before), _one_line(after)
-
-
 def as_event(before: bytes, after: bytes, kind: str) -> tuple[bytes, bytes]:
     """What stands before and after the base64 in the data, on one line, of an event of type `kind`.
 

@@ -3,7 +3,7 @@
 Pure. Nothing here touches the base64; a piece is either a range of the stored body or a few bytes of our own.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +43,15 @@ def pieces(
         # image came with the comma behind it, one that stood after it with the comma before it.
         edits.insert(len(edits) if echo[1].startswith(b",") else 0, Edit(echo[0], echo[0], echo[1]))
     return list(_spliced(length, sorted(edits, key=lambda edit: (edit.start, edit.stop))))
+
+
+def windows(parts: Iterable[Piece], size: int) -> Iterator[Piece]:
+    """The same pieces, with no range of the body longer than `size`."""
+    for part in parts:
+        if isinstance(part, bytes):
+            yield part
+        else:
+            yield from ((at, min(at + size, part[1])) for at in range(*part, size))
 
 
 def length_of(parts: Sequence[Piece]) -> int:

@@ -145,7 +145,8 @@ class Store:
 
         `begun_epoch` is `epoch()` before the reply was bought: what was purged since is delivered, not stored.
         """
-        body_bytes = await self._finished(spool)
+        await spool.finish()
+        body_bytes = spool.size
         if spool.error is not None:
             await self._run(self._make_room_for, spool)
         content = spool.take()
@@ -264,10 +265,6 @@ class Store:
             return refused
         self._loads.pop(metadata.key, None)
         return self._memory.insert(metadata, room, self._clock.wall()), True
-
-    async def _finished(self, spool: Spool) -> int:
-        await spool.finish()
-        return spool.size
 
     # --- purges -----------------------------------------------------------------------------------
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 from proxy.model import Operation
 
-ROUTES = {Operation.GENERATION: "/v1/images/generations", Operation.EDIT: "/v1/images/edits"}
-"""What each is called in logs, errors and documents."""
-_OPERATIONS = {"generations": Operation.GENERATION, "edits": Operation.EDIT}
+_OPERATIONS = {operation.endpoint: operation for operation in Operation}
 _PLAIN = re.compile(r"(?:/openai)?(?:/v1)?/images/(generations|edits)")
 _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/images/(generations|edits)")
 
@@ -28,7 +26,8 @@ class Target:
 
     @property
     def route(self) -> str:
-        return ROUTES[self.operation]
+        """What it is called in logs, errors and documents."""
+        return f"/v1/images/{self.operation.endpoint}"
 
 
 _PLAIN_TARGETS = {operation: Target(operation) for operation in Operation}

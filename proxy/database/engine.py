@@ -9,10 +9,10 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from proxy.database import DatabaseUnavailable, StatementRefused, schema
+from proxy.database import schema
 from proxy.database.address import parse_address
 from proxy.database.sqlitefile import SqliteFile
-from proxy.errors import ConfigurationError
+from proxy.errors import ConfigurationError, DatabaseUnavailable, StatementRefused
 
 __all__ = ["Connection", "Database"]
 

@@ -1,8 +1,8 @@
 """The rows of keys, teams, the revision and the audit log: statements, one a method, inside somebody's transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import Column, Connection, RowMapping, Select, Table, insert, or_, select, update
 
@@ -23,6 +23,19 @@ class Page:
     """Any text; case makes no difference in ASCII."""
     team_id: str | None = None
     """For keys: those of one team."""
+
+
+class AuditLine(NamedTuple):
+    """One change: `before` and `after` are the record as JSON; of what was created there is no `before`."""
+
+    id: int
+    at: float
+    actor: str
+    action: str
+    kind: str
+    target_id: str
+    before: dict[str, Any] | None
+    after: dict[str, Any]
 
 
 class Rows(Generic[_Record]):
@@ -93,6 +106,18 @@ def raise_revision(connection: Connection) -> int:
 
 def add_audit(connection: Connection, row: Mapping[str, Any]) -> None:
     connection.execute(insert(AUDIT), dict(row))
+
+
+def audit(
+    connection: Connection, limit: int, before: int | None, targets: Collection[str] | None
+) -> Sequence[AuditLine]:
+    """The newest first: those whose id is below `before`, of these targets' ids."""
+    wanted = select(*(AUDIT.c[name] for name in AuditLine._fields)).order_by(AUDIT.c.id.desc()).limit(limit)
+    if before is not None:
+        wanted = wanted.where(AUDIT.c.id < before)
+    if targets is not None:
+        wanted = wanted.where(AUDIT.c.target_id.in_(targets))
+    return [AuditLine(*row) for row in connection.execute(wanted)]
 
 
 def _row_of(record: KeyRecord | TeamRecord) -> dict[str, Any]:

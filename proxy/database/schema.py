@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 
 from proxy.errors import ConfigurationError
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest step that this imagegate knows."""
 
 _ADVISORY_LOCK = 0x696D6767  # "imgg"

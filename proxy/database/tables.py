@@ -21,6 +21,9 @@ from sqlalchemy import (
 )
 
 METADATA = MetaData()
+TOKEN_COLUMNS = ("text_in", "cached_text_in", "image_in", "cached_image_in", "unknown_in", "text_out", "image_out")
+"""As in `proxy.model.Usage`: the cached ones are parts of those beside them."""
+TALLY_COLUMNS = ("key_id", "team_id", "operation", "model", "size", "quality", "how")
 _JSON = JSON(none_as_null=True)
 
 
@@ -100,3 +103,66 @@ AUDIT = Table(
     Index("audit_at", "at"),
 )
 """Rows are added, never changed."""
+
+PURCHASES = Table(
+    "purchases",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("outcome", Text, nullable=False),
+    Column("opened_at", Double, nullable=False),
+    Column("closed_at", Double),
+    Column("lease_until", Double, nullable=False),
+    Column("instance", Text, nullable=False),
+    Column("key_id", Text),
+    Column("team_id", Text),
+    Column("operation", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("upstream", Text, nullable=False),
+    Column("size", Text, nullable=False),
+    Column("quality", Text, nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("cache_keys", _JSON, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("upstream_request_id", Text),
+    *(Column(name, BigInteger, nullable=False) for name in TOKEN_COLUMNS),
+    Column("estimate", BigInteger),
+    Column("cost", BigInteger),
+    Column("price_version", Text, nullable=False),
+    Column("seconds", Double),
+    Column("error", Text),
+    Column("tags", _JSON, nullable=False),
+    Index("purchases_key_id", "key_id", "opened_at"),
+    Index("purchases_team_id", "team_id", "opened_at"),
+    Index("purchases_opened_at", "opened_at"),
+    Index("purchases_outcome", "outcome", "lease_until"),
+)
+"""A row for each call to an upstream that could cost money, made before a byte of it goes out.
+
+`outcome` is `open`, then for good `settled` (the reply's usage, at its price), `estimated` (a reply without usage),
+`unknown` (nobody knows whether it was billed; it counts with its estimate) or `released` (certainly not billed).
+`estimate` and `cost` are None where there is no price; of a released one the cost is 0.
+"""
+
+SPENDS = Table(
+    "spends",
+    METADATA,
+    Column("holder_id", Text, primary_key=True),
+    Column("window_start", Double, nullable=False),
+    Column("settled", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+)
+"""What a key or a team has spent in its present window, and what is reserved of it: a sum over PURCHASES that is kept."""
+
+TALLIES = Table(
+    "tallies",
+    METADATA,
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    *(Column(name, Text, primary_key=True) for name in TALLY_COLUMNS),
+    Column("answers", BigInteger, nullable=False),
+    Column("images", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("saved", BigInteger, nullable=False),
+)
+"""Answers that cost nothing, by the hour (seconds since the epoch, a multiple of 3600). `how` is `hit` or `coalesced`;
+`key_id` and `team_id` are empty where there is none; `tokens` and `saved` are those of the purchases they repeat."""

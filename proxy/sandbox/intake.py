@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
-from proxy import ids
+from proxy import ids, mediatype
 from proxy.errors import RequestError
 from proxy.model import Document, ImageRequest, InputImage, Operation
 from proxy.sandbox import originals, wire
@@ -43,7 +43,7 @@ class Intake:
     async def document(self, request: Request, operation: Operation) -> Document:
         """The whole body. Raises wire.Refusal and RequestError; NoRoomForUpload if the disk is full."""
         kind = request.headers.get("content-type", "")
-        media_type = kind.partition(";")[0].strip().lower()
+        media_type = mediatype.of(request.headers)
         if media_type not in _TAKEN[operation]:
             raise wire.unsupported_content_type(kind, _TAKEN[operation])
         if operation is Operation.GENERATION:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from proxy.errors import StoreError
 from proxy.model import Metadata
+from proxy.money import dollars
 from proxy.stores import entryfile, sweeper
 from proxy.stores.files import remove_quietly
 from proxy.stores.index import DamagedRowError, Index, Row
@@ -165,3 +166,25 @@ def _is_doomed(row: Row | DamagedRowError, purge: Purge) -> bool:
 
 def _name(row: Row | DamagedRowError) -> str:
     return row.key if isinstance(row, Row) else f"row {row.rowid}"
+
+
+def described(metadata: Metadata, size: int) -> dict[str, Any]:
+    """What is known of an entry, but for its request: a list of entries shows no prompts."""
+    usage = metadata.usage
+    return {
+        "key": metadata.key,
+        "scope": metadata.scope,
+        "model": metadata.model,
+        "size": metadata.size,
+        "quality": metadata.quality,
+        "images": len(metadata.images),
+        "bytes": size,
+        "tokens": usage.total if usage else None,
+        "cost_usd": None if metadata.cost is None else dollars(metadata.cost),
+        "upstream": metadata.upstream,
+        "cache_group": metadata.cache_group,
+        "purchase_id": metadata.purchase_id,
+        "upstream_request_id": metadata.upstream_request_id,
+        "stored_at": metadata.stored_at,
+        "expires_at": metadata.expires_at,
+    }

@@ -112,4 +112,5 @@ def _without(secret: str | None, failure: UpstreamStreamFailure) -> UpstreamStre
     """The same, but for our key if the upstream quotes it."""
     if not secret:
         return failure
-    return UpstreamStreamFailure(json.loads(json.dumps(failure.error).replace(secret, "[our key]")))
+    told = json.loads(json.dumps(failure.error).replace(secret, "[our key]"))
+    return UpstreamStreamFailure(told, billed=failure.billed)

@@ -56,10 +56,8 @@ class Checker:
 
     async def check_event(self, spool: Spool, vendor: Vendor, now: float) -> Checked:
         """The same as `check` for the data of the event that completes a stream."""
-        checked = await self._cut(spool, await self._run(_inspect, spool, inspect_event), inspect_event)
-        if vendor.adds_created and not checked.inspection.has_created:
-            return await self._complete(spool, checked, b'"created_at":%d' % int(now), inspect_event)
-        return checked
+        inspection = await self._run(_inspect, spool, inspect_event)
+        return await self._fit(spool, inspection, inspect_event, vendor, b'"created_at":%d' % int(now))
 
     async def check(
         self, spool: Spool, vendor: Vendor, now: float, *, upstream_base_url: str, limit_bytes: int
@@ -78,9 +76,13 @@ class Checker:
             pictures = await self._fetch(inspection.links, room, upstream_base_url)
             if pictures and await self._put_in(spool, pictures):
                 inspection = await self._run(_inspect, spool, inspect)
-        checked = await self._cut(spool, inspection, inspect)
+        return await self._fit(spool, inspection, inspect, vendor, b'"created":%d' % int(now))
+
+    async def _fit(self, spool: Spool, inspection: Inspection, look: Look, vendor: Vendor, created: bytes) -> Checked:
+        """Cut, and with the member `created` if it is missing and the vendor may leave it out."""
+        checked = await self._cut(spool, inspection, look)
         if vendor.adds_created and not inspection.has_created:
-            return await self._complete(spool, checked, b'"created":%d' % int(now), inspect)
+            return await self._complete(spool, checked, created, look)
         return checked
 
     async def _cut(self, spool: Spool, inspection: Inspection, look: Look) -> Checked:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 
+from proxy import mediatype
 from proxy.errors import UpstreamConnectionLost, UpstreamInvalidResponse, UpstreamRefusal
 from proxy.spool import Spool
 from proxy.upstream.slots import ReceiveSlots
@@ -13,8 +14,8 @@ REPLY_BYTES_PER_IMAGE = 64 * 1024 * 1024
 """The largest picture of any model, 8.3 megapixels of RGBA that do not compress, is 44 MB in base64."""
 MAX_REFUSAL_BYTES = 1 << 20
 
+_JSON = "application/json"
 _RELAYED = ("openai-processing-ms", "openai-version")
-_RELAYED_WITH_REPLIES = ("content-type",)
 _RELAYED_WITH_REFUSALS = ("retry-after", "retry-after-ms", "x-should-retry")
 _RELAYED_PREFIX = "x-ratelimit-"
 _MAX_RELAYED_BYTES = 256
@@ -30,7 +31,7 @@ async def receive(reply: Reply, spool: Spool, slots: ReceiveSlots, *, images: in
     Raises UpstreamInvalidResponse when it is no JSON or too large, UpstreamConnectionLost when it ends early.
     """
     limit = reply_limit(images)
-    if not _is_json(reply.headers):
+    if not mediatype.is_json(mediatype.of(reply.headers)):
         raise UpstreamInvalidResponse("The upstream answered 200 with something that is not JSON.")
     if (reply.announced_bytes or 0) > limit:
         raise UpstreamInvalidResponse(f"The upstream's reply is larger than {limit} bytes.")
@@ -58,9 +59,8 @@ async def refusal(reply: Reply, *, secret: str | None) -> UpstreamRefusal:
         return unread_refusal(reply)
     if secret:
         content = content.replace(secret.encode(), b"[our key]")
-    told = UpstreamRefusal(
-        reply.status, content, reply.headers.get("content-type", "application/json"), _refusal_headers(reply)
-    )
+    media_type = reply.headers.get("content-type", _JSON)
+    told = UpstreamRefusal(reply.status, content, media_type, relayed_with_id(reply.headers, refused=True))
     told.type, told.code = _names_in(content)
     return told
 
@@ -78,14 +78,7 @@ def _names_in(content: bytes) -> tuple[str, str | None]:
 
 def unread_refusal(reply: Reply) -> UpstreamRefusal:
     """The upstream said no; why, did not arrive."""
-    return UpstreamRefusal(reply.status, _UNREAD, "application/json", _refusal_headers(reply))
-
-
-def _refusal_headers(reply: Reply) -> dict[str, str]:
-    headers = relayed(reply.headers, refused=True)
-    if request_id := request_id_of(reply.headers):
-        headers["x-imagegate-upstream-request-id"] = request_id
-    return headers
+    return UpstreamRefusal(reply.status, _UNREAD, _JSON, relayed_with_id(reply.headers, refused=True))
 
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
@@ -95,18 +88,30 @@ def request_id_of(headers: Mapping[str, str]) -> str | None:
 
 
 def relayed(headers: Mapping[str, str], *, refused: bool = False) -> dict[str, str]:
-    """The headers of one upstream reply that may reach the caller who paid for it; an allow-list."""
-    names = _RELAYED + (_RELAYED_WITH_REFUSALS if refused else _RELAYED_WITH_REPLIES)
+    """The headers of one upstream reply that may reach the caller who paid for it; an allow-list.
+
+    What the body is called is not among them: whoever writes the body says what it is.
+    """
+    names = _RELAYED + (_RELAYED_WITH_REFUSALS if refused else ())
     return {
         name: value
         for name, value in headers.items()
-        if (name in names or name.startswith(_RELAYED_PREFIX))
-        and len(name) + len(value) <= _MAX_RELAYED_BYTES
-        and value.isascii()
-        and value.isprintable()
+        if (name in names or name.startswith(_RELAYED_PREFIX)) and _is_fit(name, value)
     }
 
 
-def _is_json(headers: Mapping[str, str]) -> bool:
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return media_type == "application/json" or media_type.endswith("+json")
+def relayed_with_id(headers: Mapping[str, str], *, refused: bool = False) -> dict[str, str]:
+    """The same, with the upstream's request id: for where no stored reply is there to name it."""
+    request_id = request_id_of(headers)
+    own = {"x-imagegate-upstream-request-id": request_id} if request_id else {}
+    return {**relayed(headers, refused=refused), **own}
+
+
+def content_type_of(headers: Mapping[str, str]) -> str:
+    """What the upstream calls the body of its reply, if that is fit to be relayed."""
+    value = headers.get("content-type", _JSON)
+    return value if _is_fit("content-type", value) else _JSON
+
+
+def _is_fit(name: str, value: str) -> bool:
+    return len(name) + len(value) <= _MAX_RELAYED_BYTES and value.isascii() and value.isprintable()

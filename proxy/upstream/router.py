@@ -16,6 +16,7 @@ from proxy.clock import Clock
 from proxy.errors import (
     InternalError,
     QueueFull,
+    ReplyLost,
     RequestError,
     StoreError,
     UpstreamConnectionLost,
@@ -35,7 +36,7 @@ from proxy.upstream.attempt import Attempt
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.calls import Caller, Generation, Observer
 from proxy.upstream.checker import Checked, Checker
-from proxy.upstream.receive import relayed, reply_limit, request_id_of
+from proxy.upstream.receive import content_type_of, relayed, reply_limit, request_id_of
 from proxy.upstream.slots import QUEUE_SECONDS, CallSlots, ReceiveSlots, queue_full
 from proxy.upstream.stream import Intake
 from proxy.upstream.wire import Wire
@@ -92,6 +93,10 @@ class Upstreams:
         """Calls that wait for a place at their upstream."""
         return sum(standing.slots.waiting for standing in self._standing.values())
 
+    def deadline_seconds(self, candidates: Sequence[Candidate]) -> float:
+        """The longest that `generate` waits for an upstream."""
+        return QUEUE_SECONDS + self._standing[self._awake(candidates)[0].upstream].section.total_timeout_seconds
+
     async def generate(self, candidates: Sequence[Candidate], caller: Caller, log: EventLog) -> Generation:
         """Buys from the first candidate that takes the request, within the first one's total deadline and one queue's.
 
@@ -100,8 +105,7 @@ class Upstreams:
         Raises UpstreamError, QueueFull, InternalError (the reply was lost here), or InvalidRequest (nothing was sent).
         """
         awake = self._awake(candidates)
-        first = self._standing[awake[0].upstream].section
-        latest = self._clock.monotonic() + QUEUE_SECONDS + first.total_timeout_seconds
+        latest = self._clock.monotonic() + self.deadline_seconds(candidates)
         failure: UpstreamError | QueueFull | None = None
         for candidate in awake:
             if failure is not None:
@@ -159,15 +163,16 @@ class Upstreams:
                 attempt.seconds = self._clock.monotonic() - began
             checked = await self._check(attempt)
         assert attempt.reply is not None
+        told = attempt.reply.headers
         return Generation(
             candidate=attempt.candidate,
             spool=attempt.spool,
             inspection=checked.inspection,
             told_cost=vendors.of(attempt.section.vendor).cost_of(checked.inspection.told_usage),
-            upstream_request_id=request_id_of(attempt.reply.headers),
+            upstream_request_id=request_id_of(told),
             seconds=attempt.seconds,
             partials=attempt.intake.partials,
-            relay=Relay(relayed(attempt.reply.headers), checked.echo),
+            relay=Relay(relayed(told), content_type_of(told), checked.echo),
         )
 
     async def _check(self, attempt: Attempt) -> Checked:
@@ -190,11 +195,10 @@ class Upstreams:
         try:
             yield
         except StoreError as error:
-            failure = InternalError(
-                "imagegate lost a reply that it had received. It may have been billed."
-                if attempt.reply is not None
-                else "imagegate could not read back a picture that was to be sent."
-            )
+            if attempt.reply is not None:
+                failure = ReplyLost("imagegate lost a reply that it had received. It may have been billed.")
+            else:
+                failure = InternalError("imagegate could not read back a picture that was to be sent.")
             raise failure from error
         except BaseException as error:
             failure = error

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from proxy import mediatype
 from proxy.errors import UpstreamConnectionLost, UpstreamStreamFailure
 from proxy.eventlog import Event, EventLog
 from proxy.reply import Peek
@@ -18,7 +19,7 @@ from proxy.spool import Spool, Spools
 from proxy.sse import Data, EventParser
 from proxy.stores.body import body_of
 from proxy.upstream.checker import Checker
-from proxy.upstream.receive import relayed, request_id_of
+from proxy.upstream.receive import relayed_with_id
 from proxy.upstream.slots import ReceiveSlots
 from proxy.upstream.wire import Reply
 
@@ -30,7 +31,7 @@ PARTIAL = ".partial_image"
 
 
 def is_event_stream(headers: Mapping[str, str]) -> bool:
-    return headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
+    return mediatype.of(headers) == "text/event-stream"
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class Intake:
         UpstreamStreamFailure for an error among the events, UpstreamConnectionLost if the stream ends before its time,
         UpstreamInvalidResponse if it is none.
         """
-        self.log.open(_headers(reply))
+        self.log.open(relayed_with_id(reply.headers))
         try:
             async with slots.receiving(at_once=False) as slot, aclosing(reply.chunks(limit)) as chunks:
                 parser = EventParser()
@@ -88,7 +89,7 @@ class Intake:
         seen = await self.checker.peek(spool)
         kind = seen.type or name
         if seen.error is not None or "error" in (kind, name):
-            raise UpstreamStreamFailure(seen.error or {})
+            raise UpstreamStreamFailure(seen.error or {}, billed=self.partials > 0)
         self._spool = None
         if kind.endswith(COMPLETED):
             return spool
@@ -106,12 +107,3 @@ class Intake:
         if seen.echo is not None:
             await self.checker.cut(spool, seen.echo)
         self.log.add(Event(kind, await body_of(spool, self.spools.executor)))
-
-
-def _headers(reply: Reply) -> dict[str, str]:
-    """Those of the upstream's headers that its payer may see in the head of a stream."""
-    headers = relayed(reply.headers)
-    headers.pop("content-type", None)
-    if request_id := request_id_of(reply.headers):
-        headers["x-imagegate-upstream-request-id"] = request_id
-    return headers

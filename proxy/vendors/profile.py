@@ -11,8 +11,6 @@ from proxy.settings import UpstreamSection
 Refusal = tuple[int, dict[str, Any]]
 """A status, and the error object that belongs into `{"error": …}`."""
 
-_PATHS = {Operation.GENERATION: "images/generations", Operation.EDIT: "images/edits"}
-
 
 class Target(Protocol):
     def __call__(self, section: UpstreamSection, operation: Operation, model: str) -> str: ...
@@ -20,7 +18,7 @@ class Target(Protocol):
 
 def path(operation: Operation) -> str:
     """Of the Images API, without a slash in front."""
-    return _PATHS[operation]
+    return f"images/{operation.endpoint}"
 
 
 def openai_target(section: UpstreamSection, operation: Operation, model: str) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.clients.sdk import NODE, NODE_FOLDER, NPM, OPENAI_1, SDKS, Client, Sdk
 from tests.support.fixtures import start, upstream
-from tests.support.process import Proxy, write_config
+from tests.support.process import Proxy, serving
 from tests.support.upstream_process import UpstreamProcess
 
 __all__ = ["start", "upstream"]
@@ -91,14 +91,8 @@ def sdk(request: pytest.FixtureRequest, started: Callable[[str, list[str]], Sdk]
 @pytest.fixture(scope="session")
 def proxy(tmp_path_factory: pytest.TempPathFactory, upstream: UpstreamProcess) -> Iterator[Proxy]:
     """One proxy with ordinary settings for all tests of a worker that need no other; it must leave with 0."""
-    folder = tmp_path_factory.mktemp("proxy")
-    config = write_config(folder / "imagegate.toml", upstream.url)
-    process = Proxy("--config", str(config), log=folder / "imagegate.log")
-    try:
+    with serving(tmp_path_factory.mktemp("proxy"), upstream.url) as process:
         yield process
-        assert process.stop() == 0
-    finally:
-        process.kill()
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ import pytest
 from proxy import errors
 from proxy.errors import (
     ConfigurationError,
+    DatabaseUnavailable,
     ImagegateError,
     InternalError,
+    StatementRefused,
     StoreError,
     UpstreamRefusal,
     UpstreamStreamFailure,
@@ -31,13 +33,14 @@ pytestmark = pytest.mark.anyio
 NEVER_REACH_A_CALLER = (StoreError, ConfigurationError)
 SHOULD_NOT_BE_TRIED_AGAIN = {
     *("RequestTimeout", "NotCached", "UpstreamTimeout", "UpstreamConnectionLost", "UpstreamInvalidResponse"),
-    *("UpstreamStreamFailure", "IdempotencyMismatch", "InternalError"),
+    *("UpstreamStreamFailure", "IdempotencyMismatch", "InternalError", "ReplyLost", "StatementRefused"),
+    "BudgetExceeded",
 }
 
 
 def leaves(root: type[ImagegateError] = ImagegateError) -> Iterator[type[ImagegateError]]:
     below = [cls for cls in root.__subclasses__() if cls.__module__ == errors.__name__]
-    if not below and root not in NEVER_REACH_A_CALLER:
+    if (not below and root not in NEVER_REACH_A_CALLER) or root is InternalError:
         yield root
     for cls in below:
         yield from leaves(cls)
@@ -51,6 +54,10 @@ def an(leaf: type[ImagegateError]) -> ImagegateError:
         return UpstreamRefusal(418, b'{"teapot": true}', "application/problem+json", {"retry-after": "3"})
     if leaf is UpstreamStreamFailure:
         return UpstreamStreamFailure({"message": "It failed."}, headers={"x-of-the-error": "1"})
+    if leaf in (DatabaseUnavailable, StatementRefused):
+        error = leaf("disk full")
+        error.headers["x-of-the-error"] = "1"
+        return error
     return leaf('Something \u00e9\u2028 "quoted" went wrong.', headers={"x-of-the-error": "1"})
 
 

@@ -67,7 +67,9 @@ def test_the_annotated_file_is_the_default(environ: dict[str, str]) -> None:
     written, default = load(ANNOTATED, environ), load(None, environ)
     assert written.cache.directory == ANNOTATED.parent / "var" / "cache"
     cache = replace(written.cache, directory=default.cache.directory)
-    assert replace(written, cache=cache, file=None) == default
+    assert written.database.url == f"sqlite:///{ANNOTATED.parent}/var/imagegate.db"
+    database = replace(written.database, url=default.database.url)
+    assert replace(written, cache=cache, database=database, file=None) == default
 
 
 @pytest.mark.parametrize("name", [name for name, _ in sections()])

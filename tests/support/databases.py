@@ -64,6 +64,6 @@ def shared_url(postgres: PostgresServer, migrated_template: str) -> str:
 
 def _empty(database: Database) -> None:
     with database.writing() as connection:
-        connection.execute(text("TRUNCATE keys, teams, audit RESTART IDENTITY"))
+        connection.execute(text("TRUNCATE keys, teams, audit, purchases, spends, tallies RESTART IDENTITY"))
         connection.execute(text("UPDATE revision SET value = 0"))
         connection.execute(text("UPDATE schema_version SET version_num = :head"), {"head": schema.HEAD})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.process import Proxy, Sections, write_config
+from tests.support.process import Proxy, Sections, serving, write_config
 from tests.support.upstream_process import UpstreamProcess
 
 Start = Callable[..., Proxy]
@@ -41,11 +41,5 @@ def start(tmp_path: Path, upstream: UpstreamProcess) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory, upstream: UpstreamProcess) -> Iterator[Proxy]:
     """One proxy with ordinary settings for all tests of a module that need no other; it must leave with 0."""
-    folder = tmp_path_factory.mktemp("proxy")
-    config = write_config(folder / "imagegate.toml", upstream.url)
-    process = Proxy("--config", str(config), log=folder / "imagegate.log")
-    try:
+    with serving(tmp_path_factory.mktemp("proxy"), upstream.url) as process:
         yield process
-        assert process.stop() == 0
-    finally:
-        process.kill()

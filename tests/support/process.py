@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,18 @@ class Proxy:
             if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
         raise LookupError(field)
+
+
+@contextmanager
+def serving(folder: Path, upstream_url: str, sections: Sections | None = None) -> Iterator[Proxy]:
+    """One proxy over the upstream, with all its files in `folder` (`cache` is the store); it must leave with 0."""
+    config = write_config(folder / "imagegate.toml", upstream_url, sections)
+    proxy = Proxy("--config", str(config), log=folder / "imagegate.log")
+    try:
+        yield proxy
+        assert proxy.stop() == 0
+    finally:
+        proxy.kill()
 
 
 class Scrape:

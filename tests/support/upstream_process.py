@@ -19,7 +19,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from email.parser import Parser
 from functools import lru_cache
@@ -559,6 +559,15 @@ class UpstreamProcess:
 
     def calls(self, prompt: str) -> int:
         return int(self._state()["calls"].get(prompt, 0))
+
+    def calls_of(self, prompts: Iterable[str]) -> int:
+        """Of all of them."""
+        calls = self._state()["calls"]
+        return sum(calls.get(prompt, 0) for prompt in prompts)
+
+    def held_of(self, prompts: Iterable[str]) -> int:
+        held = self._state()["held"]
+        return sum(held.get(prompt, 0) for prompt in prompts)
 
     def edits(self, prompt: str) -> int:
         """Those of its calls that were edits."""

@@ -26,7 +26,7 @@ from tests.support.caller import CREDENTIAL, Reply
 from tests.support.edits import EDITS, FOX, HAT, MASK, in_form, left_of_uploads, painted
 from tests.support.multipart import BOUNDARY
 from tests.support.polling import eventually
-from tests.support.process import Proxy, write_config
+from tests.support.process import Proxy, serving
 from tests.support.raw import Peer, RawReply
 from tests.support.upstream_process import UpstreamProcess, body_of
 
@@ -151,13 +151,8 @@ class Watched:
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory, upstream: UpstreamProcess) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("standing")
-    config = write_config(folder / "imagegate.toml", upstream.url)
-    proxy = Proxy("--config", str(config), log=folder / "imagegate.log")
-    try:
+    with serving(folder, upstream.url) as proxy:
         yield Watched(proxy, folder / "cache")
-        assert proxy.stop() == 0
-    finally:
-        proxy.kill()
 
 
 @pytest.fixture
@@ -301,18 +296,13 @@ def test_a_refused_edit_is_held_by_nobody(watched: Watched, upstream: UpstreamPr
 def guarded(tmp_path_factory: pytest.TempPathFactory, upstream: UpstreamProcess) -> Iterator[Proxy]:
     folder = tmp_path_factory.mktemp("guarded")
     section = {"receive_timeout_seconds": PATIENCE_SECONDS, "send_timeout_seconds": PATIENCE_SECONDS}
-    config = write_config(folder / "imagegate.toml", upstream.url, {"server": section})
-    process = Proxy("--config", str(config), log=folder / "imagegate.log")
-    try:
+    with serving(folder, upstream.url, {"server": section}) as process:
         yield process
         eventually(lambda: process.metric("imagegate_requests_in_flight") == 0)
         eventually(lambda: left_of_uploads(folder / "cache", process.pid) == [], what="the end of all uploads")
         assert process.peak_bytes() < 250_000_000
-        assert process.stop() == 0
-        errors = [line for line in process.log_lines() if line["level"] in ("error", "critical")]
-        assert errors == []
-    finally:
-        process.kill()
+    errors = [line for line in process.log_lines() if line["level"] in ("error", "critical")]
+    assert errors == []
 
 
 def head_of(length: int | None, content_type: str = f"multipart/form-data; boundary={BOUNDARY}") -> bytes:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.caller import ask
 from tests.support.polling import eventually
-from tests.support.process import Proxy, write_config
+from tests.support.process import Proxy, serving
 from tests.support.raw import Peer, message, tell
 from tests.support.upstream_process import BLOCKS_OF_12_MB, UpstreamProcess, body_of
 
@@ -22,17 +22,11 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory, upstream: UpstreamProcess) -> Iterator[Proxy]:
-    folder = tmp_path_factory.mktemp("guarded")
     section = {"receive_timeout_seconds": PATIENCE_SECONDS, "send_timeout_seconds": PATIENCE_SECONDS}
-    config = write_config(folder / "imagegate.toml", upstream.url, {"server": section})
-    process = Proxy("--config", str(config), log=folder / "imagegate.log")
-    try:
+    with serving(tmp_path_factory.mktemp("guarded"), upstream.url, {"server": section}) as process:
         yield process
-        assert process.stop() == 0
-        errors = [line for line in process.log_lines() if line["level"] in ("error", "critical")]
-        assert errors == []
-    finally:
-        process.kill()
+    errors = [line for line in process.log_lines() if line["level"] in ("error", "critical")]
+    assert errors == []
 
 
 @pytest.fixture(autouse=True)

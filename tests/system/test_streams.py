@@ -19,7 +19,7 @@ import pytest
 from tests.support.caller import CREDENTIAL, Reply, ask, ask_on, asking, request_of
 from tests.support.events import Told, events_in
 from tests.support.polling import eventually
-from tests.support.process import Proxy, write_config
+from tests.support.process import Proxy, serving
 from tests.support.raw import Peer, message
 from tests.support.upstream_process import BLOCKS_OF_12_MB, UpstreamProcess, body_of, event_of, event_parts
 
@@ -135,18 +135,12 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory, upstream: UpstreamProcess) -> Iterator[Proxy]:
-    folder = tmp_path_factory.mktemp("impatient")
     sections = {
         "server": {"send_timeout_seconds": PATIENCE_SECONDS},
         "upstream": IMPATIENT,
     }
-    config = write_config(folder / "imagegate.toml", upstream.url, sections)
-    process = Proxy("--config", str(config), log=folder / "imagegate.log")
-    try:
+    with serving(tmp_path_factory.mktemp("impatient"), upstream.url, sections) as process:
         yield process
-        assert process.stop() == 0
-    finally:
-        process.kill()
 
 
 def whole_stream(prompt: str, partials: int, blocks: int = 0) -> bytes:

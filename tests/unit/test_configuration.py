@@ -106,7 +106,11 @@ WRONG = [
     ("[metrics]\nlisten = '9090'", "metrics.listen: must be host:port"),
     ("[metrics]\nlisten = '127.0.0.1:8080'", "metrics.listen: is the server's own address"),
     ("[log]\nlevel = 'INFO'", "log.level: must be debug, info, warning or error; did you mean info?"),
-    ("[auth]\nmode = 'keys'", "auth.mode: virtual keys are not served by this version; use passthrough or open"),
+    ("[auth]\nmode = 'key'", "auth.mode: must be passthrough, keys or open; did you mean keys?"),
+    ("[database]\nurl = 'mysql://u@h/d'", "database.url: must be sqlite:///path/to/file.db or postgresql://"),
+    ("[database]\nurl = 'sqlite:///:memory:'", "database.url: must name a file"),
+    ("[database]\nretention_seconds = -1", "database.retention_seconds: must be whole seconds"),
+    ("[limits]\nunpriced = 'free'", "limits.unpriced: must be reject or allow"),
     ("[sever]\nport = 1", "sever: no such section; did you mean server?"),
     ("server = 1", "server: must be a table"),
     ("upstreams = []", "upstreams: there must be at least one"),
@@ -135,7 +139,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     port = 99999
     prot = 1
     [auth]
-    mode = "keys"
+    mode = "key"
     [cache]
     scope = "everyone"
     [[upstreams]]

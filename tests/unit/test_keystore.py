@@ -14,9 +14,8 @@ import pytest
 from sqlalchemy import text
 
 from proxy import virtualkey
-from proxy.database import DatabaseUnavailable
 from proxy.database.engine import Database
-from proxy.errors import InvalidRequest, NotFound, RequestError
+from proxy.errors import DatabaseUnavailable, InvalidRequest, NotFound, RequestError
 from proxy.keyrecord import KeyRecord, TeamRecord
 from proxy.keystore import Changes, KeyStore
 from tests.support.clock import ManualClock
@@ -373,6 +372,50 @@ def test_whoever_it_was_it_is_written_down(store: KeyStore, database: Database) 
     assert audit(database)[0]["actor"] == "ann???" + "x" * 122
 
 
+def test_the_audit_log_is_read_from_its_newest_line_in_pages(store: KeyStore, database: Database) -> None:
+    store.create_key({"key_alias": "a", "max_budget": 1.5}, "cli:ann", team="t")
+    for number in range(1, 5):
+        store.update_key("a", {"max_n": number}, "cli:bob")
+    seen: list[dict[str, Any]] = []
+    before: int | None = None
+    while page := store.audit(limit=4, before=before):
+        seen += (line._asdict() for line in page)
+        before = page[-1].id
+    assert seen == list(reversed(audit(database)))
+    assert len(seen) == 6
+
+
+def test_the_audit_log_is_narrowed_to_whatever_has_a_name(store: KeyStore) -> None:
+    web, _ = store.create_key({"key_alias": "web"}, ACTOR, team="design")
+    store.create_key({"key_alias": "app"}, ACTOR)
+    team = store.create_team({"team_alias": "web"}, ACTOR)  # a key and a team may have one alias
+    store.update_key("web", {"key_alias": "www"}, ACTOR)
+    assert [line.action for line in store.audit(target=web.id)] == ["update", "create"]
+    assert [line.target_id for line in store.audit(target="www")] == [web.id, web.id]
+    assert [line.target_id for line in store.audit(target="web")] == [team.id]
+    store.update_key("www", {"key_alias": "web"}, ACTOR)
+    assert [line.target_id for line in store.audit(target="web")] == [web.id, web.id, team.id, web.id]
+
+
+@pytest.mark.parametrize("name", ["nobody", "", "a\0b", "\ud800", SQL])
+def test_the_audit_log_of_nothing_is_not_found(store: KeyStore, name: str) -> None:
+    store.create_key({"key_alias": "web"}, ACTOR)
+    assert isinstance(refusal(lambda: store.audit(target=name)), NotFound)
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [({"limit": 0}, "limit"), ({"limit": 1001}, "limit"), ({"before": 0}, "before"), ({"before": 2**63}, "before")],
+    ids=str,
+)
+def test_a_page_of_the_audit_log_that_cannot_be_is_refused(
+    store: KeyStore, options: dict[str, Any], param: str
+) -> None:
+    store.create_key({"key_alias": "web"}, ACTOR)
+    assert refusal(lambda: store.audit(**options)).param == param
+    assert len(store.audit(limit=1000, before=2**63 - 1)) == 1
+
+
 # Many at once
 
 
@@ -496,6 +539,7 @@ def test_without_its_database_every_method_says_so(tmp_path: Path, clock: Manual
         lambda: store.revoke_key("web", ACTOR),
         lambda: store.get_key("web"),
         store.list_keys,
+        store.audit,
         store.all,
         lambda: store.changes_since(1),
     ):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.errors import StoreError
 from proxy.model import EventMembers, ImageSpan
 from proxy.reply import Edit, inspect, inspect_event
-from proxy.shapes import as_event, event_edits, event_text, link_event
+from proxy.shapes import as_event, event_edits, link_event
 from tests.support.eventbodies import EventBody, event_bodies
 from tests.support.images import picture, reply
 
@@ -194,7 +194,3 @@ def test_a_reply_that_holds_an_address_becomes_an_event_that_does() -> None:
     for wrong in (b"", b"{}", b'{"data":[]}', b'{"data":[{}]}', b'{"data":["url"]}', b'{"url":"x"}'):
         with pytest.raises(StoreError):
             link_event(wrong, KIND)
-
-
-def test_the_text_of_an_event_is_put_on_one_line() -> None:
-    assert event_text(b'{\r\n"b64_json":\n"', b'"\n,\r"type":"x"}\n') == (b'{"b64_json":"', b'","type":"x"}')

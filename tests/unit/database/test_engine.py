@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from proxy.database import DatabaseUnavailable, StatementRefused
 from proxy.database.engine import Database
+from proxy.errors import DatabaseUnavailable, StatementRefused
 from tests.support.postgresql import PostgresServer
 
 pytest_plugins = ["tests.support.databases"]
@@ -186,8 +186,8 @@ def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
 FILLS_UP = """
 import resource, sys
 from sqlalchemy import text
-from proxy.database import DatabaseUnavailable
 from proxy.database.engine import Database
+from proxy.errors import DatabaseUnavailable
 database = Database(sys.argv[1])
 database.open()
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]

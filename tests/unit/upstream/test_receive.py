@@ -16,7 +16,7 @@ from proxy.errors import (
     UpstreamRefusal,
     UpstreamTimeout,
 )
-from proxy.upstream.receive import REPLY_BYTES_PER_IMAGE, relayed, request_id_of
+from proxy.upstream.receive import REPLY_BYTES_PER_IMAGE, content_type_of, relayed, relayed_with_id, request_id_of
 from tests.support import faulty
 from tests.support.door import OUR_KEY, content, opened, section
 from tests.support.faulty import Act, FaultyUpstream, Line
@@ -320,6 +320,7 @@ def test_only_headers_on_the_list_are_relayed() -> None:
         "openai-version": "2020-10-01",
         "x-ratelimit-limit-images": "5",
         "x-ratelimit-reset-tokens": "6m0s",
+        "content-type": "application/json",
         "retry-after": "1",
         "x-should-retry": "false",
         "openai-organization": "org",
@@ -335,7 +336,19 @@ def test_only_headers_on_the_list_are_relayed() -> None:
     }
     good = {name: headers[name] for name in list(headers)[:4]}
     assert relayed(headers) == good
-    assert relayed(headers, refused=True) == {**good, "retry-after": "1", "x-should-retry": "false"}
+    refused = {**good, "retry-after": "1", "x-should-retry": "false"}
+    assert relayed(headers, refused=True) == refused
+    own = {"x-imagegate-upstream-request-id": "req_1"}
+    assert relayed_with_id(headers) == {**good, **own}
+    assert relayed_with_id(headers, refused=True) == {**refused, **own}
+    assert relayed_with_id({}) == {}
+
+
+def test_a_reply_keeps_what_it_is_called_if_that_is_fit_for_a_header() -> None:
+    assert content_type_of({"content-type": "Application/JSON; charset=utf-8"}) == "Application/JSON; charset=utf-8"
+    for unfit in ("application/json; " + "x" * 300, "application/json\n", "application/json; é"):
+        assert content_type_of({"content-type": unfit}) == "application/json"
+    assert content_type_of({}) == "application/json"
 
 
 def test_a_request_id_is_taken_over_only_if_it_is_fit_for_a_log() -> None:

@@ -1,0 +1,99 @@
+"""What every key and team has spent, as far as this process knows: for headers, gauges and warnings, never for a decision.
+
+Decisions are made in the database, where all processes meet. Learnt from each purchase of this process, and every few
+seconds from the others'.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import NamedTuple
+
+from proxy import budget
+from proxy.clock import Clock
+from proxy.keyrecord import KeyRecord, TeamRecord
+from proxy.model import Holder, Standing
+from proxy.purchase import Spend, usd
+
+logger = logging.getLogger("imagegate")
+
+Record = KeyRecord | TeamRecord
+
+
+class Budget(NamedTuple):
+    """One budget; money in USD."""
+
+    scope: str
+    """`key` or `team`."""
+    name: str
+    limit: Decimal
+    remaining: Decimal
+    """What is reserved is taken off; below 0 where a purchase cost more than was estimated."""
+    resets_at: float | None
+
+
+@dataclass(slots=True)
+class Accounts:
+    """`past_soft_budget` is told of each purchase that was settled beyond one, with `key` or `team`."""
+
+    clock: Clock
+    past_soft_budget: Callable[[str], None]
+    _spends: dict[str, Spend] = field(default_factory=dict, init=False)
+    _warned: dict[str, float] = field(default_factory=dict, init=False)
+    """The window in which a holder's soft budget was last told of in the log."""
+
+    def learn(self, spends: Sequence[Spend]) -> None:
+        self._spends.update({spend.holder_id: spend for spend in spends})
+
+    def spent(self, record: Record) -> Decimal:
+        """USD in its present window."""
+        spend = self._present(record)
+        return usd(spend.settled) if spend is not None else Decimal(0)
+
+    def standing(self, holder: Holder, limits: Mapping[str, str]) -> Standing:
+        """What a caller is told of its key; `limits` are headers of the limits in time."""
+        key = holder.key
+        max_budget = usd(key.max_budget) if key.max_budget is not None else None
+        return Standing(self.spent(key), max_budget, any(map(self._is_past_soft_budget, _records(holder))), limits)
+
+    def settled(self, holder: Holder | None) -> None:
+        """A purchase of this holder was settled. Of soft budgets: a count for each purchase, a line for each window."""
+        for record in filter(self._is_past_soft_budget, _records(holder)):
+            self.past_soft_budget(record.KIND)
+            spend = self._spends[record.id]
+            if self._warned.get(record.id) != spend.window_start:
+                self._warned[record.id] = spend.window_start
+                told = {record.KIND: _alias(record), "spent_usd": str(usd(spend.settled))}
+                logger.warning("a soft budget is used up", extra=told)
+
+    def budgets(self, records: Iterable[Record]) -> Iterable[Budget]:
+        """Those that have one. Called from a scrape's thread, too."""
+        now = self.clock.wall()
+        for record in records:
+            if record.max_budget is not None:
+                spend = self._present(record)
+                taken = spend.settled + spend.reserved if spend is not None else 0
+                limit, end = record.max_budget, budget.window(record, now)[1]
+                yield Budget(record.KIND, _alias(record), usd(limit), usd(limit - taken), end)
+
+    def _present(self, record: Record) -> Spend | None:
+        """None if nothing is known of the present window."""
+        spend = self._spends.get(record.id)
+        if spend is None or spend.window_start != budget.window(record, self.clock.wall())[0]:
+            return None
+        return spend
+
+    def _is_past_soft_budget(self, record: Record) -> bool:
+        spend = self._present(record) if record.soft_budget is not None else None
+        return spend is not None and record.soft_budget is not None and spend.settled > record.soft_budget
+
+
+def _records(holder: Holder | None) -> Sequence[Record]:
+    if holder is None:
+        return ()
+    return (holder.key,) if holder.team is None else (holder.key, holder.team)
+
+
+def _alias(record: Record) -> str:
+    return record.key_alias if isinstance(record, KeyRecord) else record.team_alias

@@ -1,0 +1,205 @@
+"""The rows of purchases, of what was spent, and of tallies: statements, one a function, inside somebody's transaction."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
+
+from proxy.database.tables import PURCHASES, REVISION, SPENDS, TALLIES, TALLY_COLUMNS, TOKEN_COLUMNS
+from proxy.purchase import Closing, Ending, OpenPurchase, Order, Spend, Tallied, Tallies
+
+OPEN = "open"
+_NO_TOKENS = dict.fromkeys(TOKEN_COLUMNS, 0)
+_MOST_RECOVERED = 100
+_MOST_FORGOTTEN = 1000
+_MOST_HOURS_FORGOTTEN = 24
+_HOUR_SECONDS = 3600
+
+
+def insert_open(connection: Connection, order: Order, now: float) -> None:
+    connection.execute(insert(PURCHASES), _row_of(order, now))
+
+
+def insert_closed(connection: Connection, order: Order, closing: Closing, opened_at: float, now: float) -> None:
+    """For a purchase that nobody's budget waits for: both in one row."""
+    row = _row_of(order, opened_at)
+    connection.execute(insert(PURCHASES), {**row, **_closed(closing, row["estimate"], now)})
+
+
+def find(connection: Connection, purchase_id: str) -> Mapping[str, Any] | None:
+    """Locked until the transaction is over."""
+    wanted = select(PURCHASES).where(PURCHASES.c.id == purchase_id).with_for_update()
+    row = connection.execute(wanted).mappings().one_or_none()
+    return None if row is None else dict(row)
+
+
+def close(connection: Connection, row: Mapping[str, Any], closing: Closing, now: float) -> int:
+    """What it counts with in a budget from now on."""
+    changes = _closed(closing, row["estimate"], now)
+    connection.execute(update(PURCHASES).where(PURCHASES.c.id == row["id"]), changes)
+    cost: int | None = changes["cost"]
+    return cost or 0
+
+
+def open_among(connection: Connection, purchase_ids: Sequence[str]) -> Sequence[str]:
+    wanted = select(PURCHASES.c.id).where(PURCHASES.c.id.in_(purchase_ids), PURCHASES.c.outcome == OPEN)
+    return connection.execute(wanted).scalars().all()
+
+
+def renew(connection: Connection, purchase_ids: Sequence[str], until: float) -> None:
+    ours = PURCHASES.c.id.in_(purchase_ids) & (PURCHASES.c.outcome == OPEN)
+    connection.execute(update(PURCHASES).where(ours).values(lease_until=until))
+
+
+def expired(connection: Connection, now: float) -> Sequence[OpenPurchase]:
+    """The oldest of those whose lease has run out."""
+    wanted = (
+        select(PURCHASES.c.id, PURCHASES.c.lease_until, PURCHASES.c.cache_keys)
+        .where(PURCHASES.c.outcome == OPEN, PURCHASES.c.lease_until < now)
+        .order_by(PURCHASES.c.lease_until)
+        .limit(_MOST_RECOVERED)
+    )
+    return [OpenPurchase(each.id, each.lease_until, tuple(each.cache_keys)) for each in connection.execute(wanted)]
+
+
+def spend(connection: Connection, holder_id: str, window_start: float) -> Spend:
+    """Of the window that began then. Locked until the transaction is over: who decides by it decides alone.
+
+    A new window, one whose length was changed, or a clock that was set back: counted anew from the purchases.
+    """
+    new = text(
+        "INSERT INTO spends (holder_id, window_start, settled, reserved) VALUES (:id, -1, 0, 0)"
+        " ON CONFLICT (holder_id) DO NOTHING"
+    )
+    wanted = select(SPENDS).where(SPENDS.c.holder_id == holder_id).with_for_update()
+    row = connection.execute(wanted).mappings().one_or_none()
+    if row is None:
+        connection.execute(new, {"id": holder_id})
+        row = connection.execute(wanted).mappings().one()
+    found = Spend(**row)
+    if found.window_start == window_start:
+        return found
+    found = _counted(connection, holder_id, window_start)
+    write_spend(connection, found)
+    return found
+
+
+def write_spend(connection: Connection, changed: Spend) -> None:
+    connection.execute(
+        update(SPENDS).where(SPENDS.c.holder_id == changed.holder_id),
+        {"window_start": changed.window_start, "settled": changed.settled, "reserved": changed.reserved},
+    )
+
+
+def spent(connection: Connection, holder_id: str) -> Spend | None:
+    """As it stands, locked; None for a holder that never bought."""
+    wanted = select(SPENDS).where(SPENDS.c.holder_id == holder_id).with_for_update()
+    row = connection.execute(wanted).mappings().one_or_none()
+    return None if row is None else Spend(**row)
+
+
+def spends(connection: Connection) -> Sequence[Spend]:
+    return [Spend(**row) for row in connection.execute(select(SPENDS)).mappings()]
+
+
+def probe(connection: Connection) -> None:
+    """Writes, and changes nothing."""
+    connection.execute(update(REVISION).values(value=REVISION.c.value))
+
+
+def add_tallies(connection: Connection, tallies: Tallies) -> None:
+    """Added to what is there."""
+    names = ("hour", *TALLY_COLUMNS)
+    counts = ("answers", "images", "tokens", "saved")
+    statement = text(
+        f"INSERT INTO tallies ({', '.join((*names, *counts))})"  # noqa: S608  # names of ours
+        f" VALUES ({', '.join(f':{name}' for name in (*names, *counts))})"
+        f" ON CONFLICT ({', '.join(names)}) DO UPDATE SET "
+        + ", ".join(f"{name} = tallies.{name} + excluded.{name}" for name in counts)
+    )
+    rows = [
+        {**_tallied(by), "answers": each.answers, "images": each.images, "tokens": each.tokens, "saved": each.saved}
+        for by, each in tallies.items()
+    ]
+    # In one order everywhere: two processes that add to the same rows must not wait for each other.
+    connection.execute(statement, sorted(rows, key=lambda row: [str(row[name]) for name in names]))
+
+
+def forget(connection: Connection, before: float) -> int:
+    """Purchases that were closed, and tallies, of the time before; how many.
+
+    So few at once that nobody who buys has to wait for it.
+    """
+    ids = select(PURCHASES.c.id).where(PURCHASES.c.opened_at < before, PURCHASES.c.outcome != OPEN)
+    oldest = ids.order_by(PURCHASES.c.opened_at).limit(_MOST_FORGOTTEN)
+    purchases = connection.execute(delete(PURCHASES).where(PURCHASES.c.id.in_(oldest))).rowcount
+    hours = select(TALLIES.c.hour).where(TALLIES.c.hour <= math.floor(before) - _HOUR_SECONDS)
+    oldest_hours = hours.distinct().order_by(TALLIES.c.hour).limit(_MOST_HOURS_FORGOTTEN)
+    return purchases + connection.execute(delete(TALLIES).where(TALLIES.c.hour.in_(oldest_hours))).rowcount
+
+
+def _counted(connection: Connection, holder_id: str, window_start: float) -> Spend:
+    holder: Column[Any] = PURCHASES.c.team_id if holder_id.startswith("team_") else PURCHASES.c.key_id
+    is_open = PURCHASES.c.outcome == OPEN
+    settled = func.coalesce(func.sum(case((is_open, 0), else_=func.coalesce(PURCHASES.c.cost, 0))), 0)
+    reserved = func.coalesce(func.sum(case((is_open, func.coalesce(PURCHASES.c.estimate, 0)), else_=0)), 0)
+    wanted = select(settled, reserved).where(holder == holder_id, PURCHASES.c.opened_at >= window_start)
+    sums = connection.execute(wanted).one()
+    return Spend(holder_id, window_start, int(sums[0]), int(sums[1]))
+
+
+def _row_of(order: Order, now: float) -> dict[str, Any]:
+    return {
+        "id": order.id,
+        "outcome": OPEN,
+        "opened_at": now,
+        "lease_until": now + order.lease_seconds,
+        "instance": order.instance,
+        "key_id": order.key_id,
+        "team_id": order.team_id,
+        "operation": order.operation,
+        "model": order.model,
+        "upstream": order.upstream,
+        "size": order.size,
+        "quality": order.quality,
+        "n": order.n,
+        "images": 0,
+        "cache_keys": list(order.cache_keys),
+        "request_id": order.request_id,
+        **_NO_TOKENS,
+        "estimate": order.estimate,
+        "price_version": order.price_version,
+        "tags": list(order.tags),
+    }
+
+
+def _closed(closing: Closing, estimate: int | None, now: float) -> dict[str, Any]:
+    usage = closing.usage
+    told = {"upstream": closing.upstream, "price_version": closing.price_version}
+    cost = 0 if closing.ending is Ending.RELEASED else estimate if closing.cost is None else closing.cost
+    return {
+        "outcome": closing.ending.value,
+        "closed_at": now,
+        "cost": cost,
+        "images": closing.images,
+        **({name: getattr(usage, name) for name in TOKEN_COLUMNS} if usage is not None else {}),
+        "upstream_request_id": closing.upstream_request_id,
+        **{name: value for name, value in told.items() if value is not None},
+        "seconds": closing.seconds,
+        "error": closing.error,
+    }
+
+
+def _tallied(by: Tallied) -> Mapping[str, Any]:
+    return {"hour": by.hour, **{name: getattr(by, name) for name in TALLY_COLUMNS}}
