@@ -1,7 +1,7 @@
 """The composition root: builds every concrete thing, wires it, opens it and closes it."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -70,7 +70,7 @@ class App:
     health: Health
     metrics: Metrics
     checkers: ThreadPoolExecutor
-    database: BackgroundDatabase
+    databases: Sequence[BackgroundDatabase]
     ledger: Ledger
     keyfeed: KeyFeed | None
     """In mode `keys`."""
@@ -112,7 +112,8 @@ class App:
         if self.keyfeed is not None:
             await self.keyfeed.close()
         await self.ledger.close()
-        await self.database.close()
+        for database in self.databases:
+            await database.close()
         await self.store.close()
         self.checkers.shutdown(wait=False)
         return lost
@@ -136,19 +137,21 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
         settings.upstreams, spools=store.spools, wire=wire, executor=checkers, observer=metrics, clock=clock
     )
     secret = cache_secret(settings.cache)
-    database = BackgroundDatabase(settings.database.url)
+    money = BackgroundDatabase(settings.database.url)
+    # Neither a report over years nor purchases that wait for a lock are to hold up the rest.
+    desk, listing = money.beside(), money.beside(threads=1)
     needs_database = settings.auth.mode == "keys"
     health = Health(
         store_is_writable=lambda: store.healthy,
-        database_problem=lambda: ledger.problem if needs_database else None,
+        database_problem=lambda: (ledger.problem or listing.problem) if needs_database else None,
         clock=clock,
     )
     flights: Flights[Fill] = Flights()
     keyring = Keyring()
-    keyfeed = KeyFeed(database, keyring, clock, metrics.expect_team) if needs_database else None
+    keyfeed = KeyFeed(listing, keyring, clock, metrics.expect_team) if needs_database else None
     accounts = Accounts(clock, metrics.soft_budget_passed)
     ledger = Ledger(
-        database,
+        money,
         accounts,
         clock,
         metrics,
@@ -187,7 +190,7 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
         files=Files(store, links, renderer, clock),
         metrics_page=None if settings.metrics.listen else page,
         health=health,
-        more=admin.routes(_admin_parts(settings, database, keyfeed, metrics, clock)),
+        more=admin.routes(_admin_parts(settings, desk, keyfeed, metrics, clock)),
     )
     api = ImagesApi(
         pipeline=pipeline,
@@ -216,7 +219,7 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
         health=health,
         metrics=metrics,
         checkers=checkers,
-        database=database,
+        databases=(money, desk, listing),
         ledger=ledger,
         keyfeed=keyfeed,
     )

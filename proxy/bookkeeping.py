@@ -8,7 +8,7 @@ The laws:
 3. What a budget counts is the sum of its window's purchases: reserved while they are open, then what they cost.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,7 +48,12 @@ class Books:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
-            spends = [self._reserve(connection, record, order, now) for record in _payers(connection, order, now)]
+            key = _key(connection, order, now)
+            order = replace(order, team_id=key.team_id) if key is not None else order
+            team = _team(connection, order)
+            # The key, then its team: everywhere in this order, so that nobody waits in a circle.
+            payers = [payer for payer in (key, team) if payer is not None]
+            spends = [self._reserve(connection, payer, order, now) for payer in payers]
             purchaserows.insert_open(connection, order, now)
             if not is_wanted():
                 raise DatabaseUnavailable("it answered too late")
@@ -117,19 +122,24 @@ class Books:
         return reserved
 
 
-def _payers(connection: Connection, order: Order, now: float) -> Iterator[Record]:
-    """The key, then its team: everywhere in this order, so that nobody waits in a circle. Raises KeyWithdrawn."""
+def _key(connection: Connection, order: Order, now: float) -> KeyRecord | None:
+    """As it stands now, whatever it was when the call came in. Raises KeyWithdrawn."""
     if order.key_id is None:
-        return
-    key = KEY_ROWS.find(connection, order.key_id)
-    team = TEAM_ROWS.find(connection, order.team_id) if order.team_id else None
-    if key is None or key.revoked_at is not None or key.blocked or (team is not None and team.blocked):
+        return None
+    key = KEY_ROWS.hold(connection, order.key_id)
+    if key is None or key.revoked_at is not None or key.blocked:
         raise KeyWithdrawn("Your API key has been blocked or revoked.")
     if key.expires is not None and key.expires <= now:
         raise KeyWithdrawn("Your API key has expired.")
-    yield key
-    if team is not None:
-        yield team
+    return key
+
+
+def _team(connection: Connection, order: Order) -> TeamRecord | None:
+    """Raises KeyWithdrawn if it is blocked."""
+    team = TEAM_ROWS.hold(connection, order.team_id) if order.team_id is not None else None
+    if team is not None and team.blocked:
+        raise KeyWithdrawn("The team of your API key has been blocked.")
+    return team
 
 
 def _counted(connection: Connection, row: Mapping[str, Any], before: int, after: int) -> Closed:

@@ -396,9 +396,13 @@ class Ledger:
         try:
             found = await self._run(work)
         except DatabaseUnavailable as error:
+            if self._fault is None:
+                logger.warning("the database cannot be written", extra={"reason": error.reason})
             self._fault = error.reason
             raise
-        self._fault = None
+        if self._fault is not None:
+            logger.info("the database can be written again")
+            self._fault = None
         return found
 
     async def _run(self, work: "Callable[[Books], T]") -> T:

@@ -29,18 +29,30 @@ class BackgroundDatabase:
     """SQLAlchemy is imported, and the database opened, by the first work that is run."""
 
     def __init__(
-        self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, wait_seconds: float = WAIT_SECONDS
+        self,
+        url: str,
+        *,
+        threads: int = THREADS,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        wait_seconds: float = WAIT_SECONDS,
     ) -> None:
-        self._url = url
+        self._opened = _Opened(url, wait_seconds)
         self._deadline_seconds = deadline_seconds
-        self._wait_seconds = wait_seconds
-        self._threads = _Threads(THREADS)
-        self._opening = threading.Lock()
-        self._database: Database | None = None
+        self._count = threads
+        self._threads = _Threads(threads)
         self._hanging = 0
         self._is_closed = False
         self.problem: str | None = None
         """The database's own word for why it cannot be used, as far as is known; None when it can."""
+
+    def beside(self, *, threads: int = THREADS) -> "BackgroundDatabase":
+        """The same database with threads of its own: what hangs in these holds up nothing in those.
+
+        Not another one of this address: a file that was removed meanwhile would be made anew, and empty.
+        """
+        other = BackgroundDatabase("", threads=threads, deadline_seconds=self._deadline_seconds)
+        other._opened = self._opened
+        return other
 
     async def run(self, work: "Callable[[Database], T]") -> T:
         """What `work` gives, in a thread. Raises DatabaseUnavailable, or whatever `work` raises.
@@ -49,9 +61,9 @@ class BackgroundDatabase:
         """
         if self._is_closed:
             raise DatabaseUnavailable("it is closed")
-        if self._hanging >= THREADS:
+        if self._hanging >= self._count:
             raise DatabaseUnavailable("it does not answer")
-        running: Future[T] = self._threads.submit(lambda: work(self._open()))
+        running: Future[T] = self._threads.submit(lambda: work(self._opened.database()))
         told = asyncio.wrap_future(running)
         try:
             async with asyncio.timeout(self._deadline_seconds) as deadline:
@@ -82,12 +94,35 @@ class BackgroundDatabase:
         """What is running may end; what hangs is not waited for. Idempotent."""
         self._is_closed = True
         self._threads.close()
-        database, self._database = self._database, None
-        if database is not None and not self._hanging:
-            await asyncio.to_thread(database.close)
+        if not self._hanging:
+            await asyncio.to_thread(self._opened.close)
 
-    def _open(self) -> "Database":
-        with self._opening:
+    def _give_up_on(self, running: "Future[T]", told: "asyncio.Future[T]") -> None:
+        if told.done() or running.cancel():
+            return  # it ended after all, or never began
+        self._hanging += 1
+
+        def ended(future: "asyncio.Future[T]") -> None:
+            self._hanging -= 1
+            if not future.cancelled():
+                future.exception()  # retrieved: there is nobody to be told
+
+        told.add_done_callback(ended)
+
+
+class _Opened:
+    """The database, opened by whoever asks first; for any thread."""
+
+    def __init__(self, url: str, wait_seconds: float) -> None:
+        self._url = url
+        self._wait_seconds = wait_seconds
+        self._lock = threading.Lock()
+        self._database: Database | None = None
+        self._is_closed = False
+
+    def database(self) -> "Database":
+        """Raises DatabaseUnavailable or ConfigurationError; then it is tried again the next time."""
+        with self._lock:
             if self._is_closed:
                 raise DatabaseUnavailable("it is closed")
             if self._database is None:
@@ -102,17 +137,12 @@ class BackgroundDatabase:
                 self._database = database
             return self._database
 
-    def _give_up_on(self, running: "Future[T]", told: "asyncio.Future[T]") -> None:
-        if told.done() or running.cancel():
-            return  # it ended after all, or never began
-        self._hanging += 1
-
-        def ended(future: "asyncio.Future[T]") -> None:
-            self._hanging -= 1
-            if not future.cancelled():
-                future.exception()  # retrieved: there is nobody to be told
-
-        told.add_done_callback(ended)
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            if self._database is not None:
+                self._database.close()
+                self._database = None
 
 
 class _Threads:

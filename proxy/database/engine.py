@@ -16,7 +16,7 @@ from proxy.errors import ConfigurationError, DatabaseUnavailable, StatementRefus
 
 __all__ = ["Connection", "Database"]
 
-_POOL_SIZE = 5
+_POOL_SIZE = 10
 _WAIT_SECONDS = 5.0
 _REASON_CHARACTERS = 200
 _DEFECTS = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)

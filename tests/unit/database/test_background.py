@@ -288,3 +288,21 @@ def test_a_process_can_end_while_its_database_hangs(path: Path) -> None:
         timeout=30,
     )
     assert (done.stdout, done.stderr) == ("it does not answer\n", "")
+
+
+async def test_threads_beside_others_share_the_database_and_nothing_else(
+    database: BackgroundDatabase, blocked: Blocked, path: Path
+) -> None:
+    beside = database.beside(threads=1)
+    beside._deadline_seconds = 20
+    for _ in range(THREADS):
+        with pytest.raises(DatabaseUnavailable):
+            await database.run(blocked)
+    await beside.run(revision)  # not held up
+    path.unlink()
+    with pytest.raises(DatabaseUnavailable):
+        await beside.run(revision)
+    with pytest.raises(DatabaseUnavailable):
+        await database.beside().run(revision)  # never makes the file anew, and empty
+    assert not path.exists()
+    await beside.close()

@@ -79,7 +79,7 @@ def test_a_wrong_statement_is_a_defect(postgres: PostgresServer) -> None:
 
 
 def test_the_pool_is_small_and_nobody_waits_for_ever(impatient: Database) -> None:
-    held = [impatient.reading() for _ in range(5)]
+    held = [impatient.reading() for _ in range(10)]
     for each in held:
         each.__enter__()
     with pytest.raises(DatabaseUnavailable) as caught:
