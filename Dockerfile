@@ -22,6 +22,9 @@ VOLUME /var/lib/imagegate
 ENV PATH=/opt/imagegate/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     IMAGEGATE_SERVER__HOST=0.0.0.0
+# What it was made from, for the metric imagegate_build_info: --build-arg REVISION=$(git rev-parse HEAD)
+ARG REVISION=unknown
+ENV IMAGEGATE_REVISION=$REVISION
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=2)"]
 STOPSIGNAL SIGTERM

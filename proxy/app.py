@@ -18,6 +18,7 @@ from proxy.asking import Doorkeeper
 from proxy.auth import Authenticator, VirtualKeys
 from proxy.bodies import Bodies
 from proxy.clock import Clock, SystemClock
+from proxy.configuration import environment
 from proxy.crosschecks import check_vendors
 from proxy.database.background import BackgroundDatabase
 from proxy.errors import ConfigurationError
@@ -28,6 +29,7 @@ from proxy.idempotency import Idempotency
 from proxy.keyfeed import KeyFeed
 from proxy.keyring import Keyring
 from proxy.ledger import Ledger
+from proxy.looplag import LoopLag
 from proxy.metrics import Metrics
 from proxy.middleware import Caught, Guarded, Recorded
 from proxy.outcomes import Fill, closing
@@ -35,16 +37,19 @@ from proxy.pipeline import Pipeline
 from proxy.purchase import Closing, OpenPurchase
 from proxy.render import Renderer
 from proxy.routes import Endpoint, Files, ImagesApi, MetricsPage, Models, other_routes
-from proxy.settings import RulesSection, Settings, UpstreamSection
+from proxy.settings import RulesSection, Settings, TracingSection, UpstreamSection
 from proxy.singleflight import Flights
 from proxy.store import Store
 from proxy.stores.secret import cache_secret
+from proxy.tracing import Tracer, Untold
 from proxy.uploads import Limits, Uploads
 from proxy.upstream import Upstreams, Wire
 from proxy.validation import Validator
 
 logger = logging.getLogger("imagegate")
 
+REVISION_VARIABLE = "IMAGEGATE_REVISION"
+"""What the build says it was made from; the metric `imagegate_build_info` tells it."""
 CHECKERS = 2
 """Replies parsed at once: each has its megabytes mapped while it is."""
 EXPOSED_HEADERS = (
@@ -74,6 +79,8 @@ class App:
     ledger: Ledger
     keyfeed: KeyFeed | None
     """In mode `keys`."""
+    lag: LoopLag
+    tracer: Tracer
     failure: ConfigurationError | None = None
     """Why it could not be opened."""
 
@@ -98,6 +105,7 @@ class App:
 
     async def open(self) -> None:
         """Raises ConfigurationError for a database that is not ours to use."""
+        self.lag.start()
         await self.store.start()
         if self.keyfeed is not None:
             await self.keyfeed.start()
@@ -116,6 +124,8 @@ class App:
             await database.close()
         await self.store.close()
         self.checkers.shutdown(wait=False)
+        self.lag.stop()
+        await self.tracer.close()
         return lost
 
     def reload(self, settings: Settings) -> None:
@@ -124,22 +134,37 @@ class App:
         self.ledger.allow_unpriced = settings.limits.unpriced == "allow"
 
 
-def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: float = SILENCE_SECONDS) -> App:
+def build(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    silence_seconds: float = SILENCE_SECONDS,
+    tracer: Tracer | None = None,
+) -> App:
     """The whole application from its settings. Raises ConfigurationError."""
     clock = clock or SystemClock()
+    tracer = tracer or _tracer(settings.tracing)
     validator = _validator(settings.rules, settings.upstreams)
     metrics = _metrics(settings, validator, clock)
+    if settings.metrics.per_key:
+        metrics.count_keys()
     instance_id = ids.instance_id()
     store = Store(settings.cache, clock, instance_id=instance_id, observer=metrics)
     checkers = ThreadPoolExecutor(CHECKERS, thread_name_prefix="check")
     wire = Wire(tcp_keepalive_seconds=settings.server.tcp_keepalive_seconds)
     upstreams = Upstreams(
-        settings.upstreams, spools=store.spools, wire=wire, executor=checkers, observer=metrics, clock=clock
+        settings.upstreams,
+        spools=store.spools,
+        wire=wire,
+        executor=checkers,
+        observer=metrics,
+        clock=clock,
     )
+    upstreams.tracer = tracer
     secret = cache_secret(settings.cache)
     money = BackgroundDatabase(settings.database.url)
     # Neither a report over years nor purchases that wait for a lock are to hold up the rest.
-    desk, listing = money.beside(), money.beside(threads=1)
+    desk, reports, listing = money.beside(threads=2), money.beside(threads=1), money.beside(threads=1)
     needs_database = settings.auth.mode == "keys"
     health = Health(
         store_is_writable=lambda: store.healthy,
@@ -181,6 +206,7 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
         metrics=metrics,
         clock=clock,
         instance_id=instance_id,
+        tracer=tracer,
     )
     links = FileLinks(secret)
     renderer = Renderer(settings.render, links)
@@ -190,7 +216,7 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
         files=Files(store, links, renderer, clock),
         metrics_page=None if settings.metrics.listen else page,
         health=health,
-        more=admin.routes(_admin_parts(settings, desk, keyfeed, metrics, clock)),
+        more=admin.routes(_admin_parts(settings, (desk, reports), keyfeed, metrics, clock)),
     )
     api = ImagesApi(
         pipeline=pipeline,
@@ -206,7 +232,7 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
     _watch_money(metrics, ledger, accounts, keyring)
     return App(
         settings=settings,
-        asgi=_onion(api, settings, metrics, renderer, clock),
+        asgi=_onion(api, settings, metrics, renderer, clock, tracer),
         metrics_asgi=Recorded(
             Caught(Router([Route("/metrics", Endpoint("/metrics", page))]), renderer),
             metrics=metrics,
@@ -219,9 +245,11 @@ def build(settings: Settings, *, clock: Clock | None = None, silence_seconds: fl
         health=health,
         metrics=metrics,
         checkers=checkers,
-        databases=(money, desk, listing),
+        databases=(money, desk, reports, listing),
         ledger=ledger,
         keyfeed=keyfeed,
+        lag=LoopLag(metrics.lagged),
+        tracer=tracer,
     )
 
 
@@ -235,13 +263,21 @@ async def _bought(store: Store, purchase: OpenPurchase) -> Closing | None:
 
 
 def _admin_parts(
-    settings: Settings, database: BackgroundDatabase, keyfeed: KeyFeed | None, metrics: Metrics, clock: Clock
+    settings: Settings,
+    databases: tuple[BackgroundDatabase, BackgroundDatabase],
+    keyfeed: KeyFeed | None,
+    metrics: Metrics,
+    clock: Clock,
 ) -> admin.AdminParts:
+    desk, reports = databases
+
     async def changed() -> None:
         if keyfeed is not None:
             await keyfeed.poll()
 
-    return admin.AdminParts(settings=settings, database=database, clock=clock, metrics=metrics, on_change=changed)
+    return admin.AdminParts(
+        settings=settings, database=desk, reports=reports, clock=clock, metrics=metrics, on_change=changed
+    )
 
 
 def _validator(rules: RulesSection, upstreams: Iterable[UpstreamSection]) -> Validator:
@@ -261,7 +297,21 @@ def _uploads(settings: Settings, store: Store) -> Uploads:
     return Uploads(store.spools, server.max_json_bytes, limits)
 
 
-def _onion(api: ASGIApp, settings: Settings, metrics: Metrics, renderer: Renderer, clock: Clock) -> Recorded:
+def _tracer(section: TracingSection) -> Tracer:
+    """Raises ConfigurationError if spans are to be sent and the packages for it are not there."""
+    if not section.enabled:
+        return Untold(forwards=section.forward)
+    try:
+        from proxy import otel
+    except ModuleNotFoundError as error:
+        problem = f"tracing.enabled: there is no package {error.name}: pip install imagegate[otel]"
+        raise ConfigurationError([problem]) from error
+    return otel.connected(section, __version__)
+
+
+def _onion(
+    api: ASGIApp, settings: Settings, metrics: Metrics, renderer: Renderer, clock: Clock, tracer: Tracer
+) -> Recorded:
     """What every request passes, from the inside out."""
     app: ASGIApp = Caught(Guarded(api), renderer)
     if settings.server.cors_origins:
@@ -274,7 +324,7 @@ def _onion(api: ASGIApp, settings: Settings, metrics: Metrics, renderer: Rendere
             expose_headers=EXPOSED_HEADERS,
             max_age=86_400,
         )
-    return Recorded(app, metrics=metrics, clock=clock, log_access=settings.log.access)
+    return Recorded(app, metrics=metrics, clock=clock, log_access=settings.log.access, tracer=tracer)
 
 
 def _metrics(settings: Settings, validator: Validator, clock: Clock) -> Metrics:
@@ -283,6 +333,7 @@ def _metrics(settings: Settings, validator: Validator, clock: Clock) -> Metrics:
         models=sorted(models | set(settings.rules.aliases.values())),
         upstreams=[section.name for section in settings.upstreams],
         version=__version__,
+        revision=environment().get(REVISION_VARIABLE, "").strip()[:64] or "unknown",
         clock=clock,
     )
 

@@ -116,13 +116,13 @@ class Doorkeeper:
                 request = self.validator.validate(document, inbound.operation, section.vendor)
                 # For its exception only: it raises for a name that the path cannot carry.
                 vendors.of(section.vendor).target(section, request.operation, request.model)
+                if principal.holder is not None:
+                    allowance.check(principal.holder, request)
             except RequestError as fault:
                 if not found:
                     raise
                 forget_frames(fault)
                 continue
-            if principal.holder is not None:
-                allowance.check(principal.holder, request)
             request = _varied(request, inbound.headers.get("x-imagegate-variant"))
             key = cache_key(
                 request,

@@ -48,12 +48,16 @@ class Books:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
-            key = _key(connection, order, now)
-            order = replace(order, team_id=key.team_id) if key is not None else order
-            team = _team(connection, order)
+            spends: list[Spend] = []
             # The key, then its team: everywhere in this order, so that nobody waits in a circle.
-            payers = [payer for payer in (key, team) if payer is not None]
-            spends = [self._reserve(connection, payer, order, now) for payer in payers]
+            if order.key_id is not None:
+                taken = purchaserows.take(connection, order.key_id)
+                key = _key(connection, order.key_id, now)
+                spends.append(self._reserve(connection, key, taken, order, now))
+                order = replace(order, team_id=key.team_id)
+            if order.team_id is not None:
+                taken = purchaserows.take(connection, order.team_id)
+                spends.append(self._reserve(connection, _team(connection, order.team_id), taken, order, now))
             purchaserows.insert_open(connection, order, now)
             if not is_wanted():
                 raise DatabaseUnavailable("it answered too late")
@@ -111,22 +115,20 @@ class Books:
         with self._database.writing() as connection:
             return purchaserows.forget(connection, self._clock.wall() - older_than_seconds)
 
-    def _reserve(self, connection: Connection, record: Record, order: Order, now: float) -> Spend:
+    def _reserve(self, connection: Connection, record: Record, taken: Spend, order: Order, now: float) -> Spend:
         estimate = order.estimate
         if estimate is None and not self._allow_unpriced:
             budget.refuse_unpriced(record)
-        spend = purchaserows.spend(connection, record.id, budget.window(record, now)[0])
+        spend = purchaserows.present(connection, taken, budget.window(record, now)[0])
         budget.refuse_without_room(record, spend, estimate or 0, now)
         reserved = replace(spend, reserved=spend.reserved + (estimate or 0))
         purchaserows.write_spend(connection, reserved)
         return reserved
 
 
-def _key(connection: Connection, order: Order, now: float) -> KeyRecord | None:
+def _key(connection: Connection, key_id: str, now: float) -> KeyRecord:
     """As it stands now, whatever it was when the call came in. Raises KeyWithdrawn."""
-    if order.key_id is None:
-        return None
-    key = KEY_ROWS.hold(connection, order.key_id)
+    key = KEY_ROWS.find(connection, key_id)
     if key is None or key.revoked_at is not None or key.blocked:
         raise KeyWithdrawn("Your API key has been blocked or revoked.")
     if key.expires is not None and key.expires <= now:
@@ -134,10 +136,10 @@ def _key(connection: Connection, order: Order, now: float) -> KeyRecord | None:
     return key
 
 
-def _team(connection: Connection, order: Order) -> TeamRecord | None:
+def _team(connection: Connection, team_id: str) -> TeamRecord:
     """Raises KeyWithdrawn if it is blocked."""
-    team = TEAM_ROWS.hold(connection, order.team_id) if order.team_id is not None else None
-    if team is not None and team.blocked:
+    team = TEAM_ROWS.find(connection, team_id)
+    if team is None or team.blocked:
         raise KeyWithdrawn("The team of your API key has been blocked.")
     return team
 

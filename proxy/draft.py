@@ -20,6 +20,8 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", re.ASCII)
 _INTEGER = re.compile(rf"-?[0-9]{{1,{strictjson.MAX_INTEGER_DIGITS}}}", re.ASCII)
 _BOOLEANS = {"true": True, "false": False}
 # Without these there is no request: refused even where `rules.on_invalid` lets the rest through.
+_WORD_CHARACTERS = 64
+_MOST_COUNTED = 2**31 - 1
 _INDISPENSABLE = ("prompt", "n")
 
 
@@ -77,7 +79,7 @@ class Draft:
     @property
     def n(self) -> int:
         n = self.resolved("n")
-        return n if type(n) is int and n > 0 else 1
+        return min(n, _MOST_COUNTED) if type(n) is int and n > 0 else 1
 
     @property
     def partials(self) -> int:
@@ -90,8 +92,11 @@ class Draft:
         return {key: value for key, value in self.fields.items() if key in known and known[key].role == role}
 
     def word(self, name: str, otherwise: str = "auto") -> str:
+        """A value by which requests are counted and kept: what is no such word, of a model not listed, is `other`."""
         value = self.resolved(name)
-        return value if isinstance(value, str) else otherwise
+        if not isinstance(value, str):
+            return otherwise
+        return value if len(value) <= _WORD_CHARACTERS and value.isprintable() else "other"
 
     # --- the checks ---------------------------------------------------------------------------------------------------
 

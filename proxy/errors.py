@@ -47,6 +47,7 @@ Every leaf that reaches a caller is rendered once, at the edge, in OpenAI's shap
 """
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, ClassVar
 
 
@@ -61,6 +62,8 @@ class ImagegateError(Exception):
     """Sent as `x-should-retry`, which overrides the SDKs' own rule; None leaves it to them."""
     billed: bool = False
     """Whether the upstream may have charged for this call."""
+    told_cost: Decimal | None = None
+    """USD that the upstream says it charged all the same."""
     concerns_payer_only: ClassVar[bool] = False
     """A refusal of who would pay (a budget, a limit), which says nothing about the request itself."""
 

@@ -58,6 +58,7 @@ _UPSTREAM = Label("upstream", configured="upstreams")
 _TEAM = Label("team", ("none",), configured="teams")
 _PAYER = Label("scope", ("team", "key"))
 _BUDGET = Label("name", configured="budgets")
+_KEY = Label("key", configured="keys")
 _CACHE = Label("cache", ("hit", "miss", "refresh", "bypass", "coalesced", "none"))
 _TIER = Label("tier", ("memory", "disk"))
 _DIRECTION = Label("direction", ("input", "output"))
@@ -91,6 +92,7 @@ _WAITS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _IMAGE_BYTES = (1e5, 2.5e5, 5e5, 1e6, 1.5e6, 2e6, 3e6, 5e6, 7.5e6, 1e7, 2e7, 5e7)
 _BODY_BYTES = (1e3, 1e4, 1e5, 1e6, 5e6, 1e7, 2.5e7, 5e7)
 _LOOKUPS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
+_LAGS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1)
 _ATTEMPTS = (0.5, 1, 2.5, 5, 7.5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300, 600)
 
 FAMILIES: tuple[Family, ...] = (
@@ -349,6 +351,19 @@ FAMILIES: tuple[Family, ...] = (
         initial=(_NO_TEAM,),
         unit="usd",
     ),
+    Family(
+        "imagegate_key_upstream_cost_usd_total",
+        "counter",
+        "What purchases of a virtual key cost by the price table. Only with metrics.per_key.",
+        (_KEY,),
+        unit="usd",
+    ),
+    Family(
+        "imagegate_key_upstream_tokens_total",
+        "counter",
+        "Tokens billed for purchases of a virtual key, of all classes. Only with metrics.per_key.",
+        (_KEY,),
+    ),
     Family("imagegate_ledger_waiting_rows", "gauge", "Rows of the ledger that wait for the database.", initial=_ALL),
     Family(
         "imagegate_ledger_lost_rows_total",
@@ -367,7 +382,18 @@ FAMILIES: tuple[Family, ...] = (
         "imagegate_build_info",
         "gauge",
         "1; the labels say what is running.",
-        (Label("version", configured="version"), Label("python", configured="python")),
+        (
+            Label("version", configured="version"),
+            Label("revision", configured="revision"),
+            Label("python", configured="python"),
+        ),
+    ),
+    Family(
+        "imagegate_event_loop_lag_seconds",
+        "histogram",
+        "How late the event loop woke who slept for half a second: what blocks it delays every request.",
+        buckets=_LAGS,
+        initial=_ALL,
     ),
     Family(
         "imagegate_config_last_reload_success_timestamp_seconds", "gauge", "When the configuration in force was read."

@@ -29,6 +29,7 @@ _ID = re.compile(r"(key|team)_[0-9a-f]{32}", re.ASCII)
 _TEAM_ID = re.compile(r"team_[0-9a-f]{32}", re.ASCII)
 _AMOUNT = re.compile(r"\d{1,30}(\.\d{1,30})?", re.ASCII)
 _SIZE = re.compile(r"auto|[1-9]\d{0,4}x[1-9]\d{0,4}", re.ASCII)
+_ACTIONS = ("/rotate", "/revoke")
 _SCOPES = ("key", "team", "org")
 
 
@@ -89,6 +90,8 @@ def _alias(name: str, value: Any, now: float) -> str:
     text = _name(name, value, now)
     if text != text.strip() or _ID.fullmatch(text) or text.lower().startswith("sk-"):
         raise _invalid(name, "must not begin or end with a space, and must not look like an id or like a key")
+    if text.endswith(_ACTIONS):
+        raise _invalid(name, "must not end like an address of the admin API: /rotate or /revoke")
     return text
 
 

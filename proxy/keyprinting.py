@@ -40,6 +40,15 @@ def described(record: "KeyRecord | TeamRecord", now: float, team: "TeamRecord | 
     return {"state": state(record, now, team), **words}
 
 
+def stands(standing: Mapping[str, Any]) -> dict[str, str]:
+    """What was spent of a budget and what is left of it, in words."""
+    told = {name: value for name, value in standing.items() if value is not None}
+    return {
+        name.removesuffix("_usd"): moment(value) if name.endswith("_at") else f"${dollars(Decimal(repr(value)))}"
+        for name, value in told.items()
+    }
+
+
 def budget(record: "KeyRecord | TeamRecord") -> str:
     """`$5 / 30d`, `$5` for ever, or `-`."""
     amount = record.as_json()["max_budget"]

@@ -1,6 +1,8 @@
 """`imagegate keys …`: virtual keys are made, shown, changed, rotated and revoked; offline or beside a running proxy."""
 
 import argparse
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from proxy.addresses import is_loopback
@@ -8,7 +10,7 @@ from proxy.clock import SystemClock
 from proxy.command import DONE, WRONG, Options, add_command, add_json, settings_of
 from proxy.keycommand import actor, key_store
 from proxy.keyoptions import add_alias, add_changes, add_key_fields, add_listing, fields_of
-from proxy.keyprinting import budget, described, say_how_to_go_on, state
+from proxy.keyprinting import budget, described, say_how_to_go_on, stands, state
 from proxy.printing import complain, moment, print_json, print_line, print_pairs, print_table, printable
 from proxy.quantities import parse_seconds
 from proxy.settings import ServerSection, Settings
@@ -113,7 +115,8 @@ def _row(key: "KeyRecord", team: "TeamRecord | None", now: float) -> tuple[str, 
 
 def _keys_show(options: Options) -> int:
     with key_store(settings_of(options, needs_secrets=False)) as store:
-        return _print_record(store.get_key(options.name), store, options)
+        record = store.get_key(options.name)
+        return _print_record(record, store, options, store.standing(record))
 
 
 def _keys_update(options: Options) -> int:
@@ -151,12 +154,14 @@ def _keys_revoke(options: Options) -> int:
     return DONE
 
 
-def _print_record(record: "KeyRecord", store: "KeyStore", options: Options) -> int:
+def _print_record(
+    record: "KeyRecord", store: "KeyStore", options: Options, standing: Mapping[str, Any] = MappingProxyType({})
+) -> int:
     if options.json:
-        print_json(record.as_json())
+        print_json({**record.as_json(), **standing})
     else:
         team = store.get_team(record.team_id) if record.team_id else None
-        print_pairs(described(record, SystemClock().wall(), team))
+        print_pairs({**described(record, SystemClock().wall(), team), **stands(standing)})
     return DONE
 
 

@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from proxy import ids, keyfields, virtualkey
+from proxy import budget, ids, keyfields, virtualkey
 from proxy.clock import Clock
-from proxy.database import keyrows
+from proxy.database import keyrows, purchaserows
 from proxy.database.engine import Connection, Database
 from proxy.database.keyrows import KEY_ROWS, TEAM_ROWS, AuditLine, Page
 from proxy.errors import InvalidRequest, NotFound
 from proxy.keychange import Change, find
 from proxy.keyrecord import KeyRecord, TeamRecord
+from proxy.purchase import usd
 
 LONGEST_GRACE_SECONDS = 90 * 86_400
 MOST_LISTED = 1000
@@ -159,6 +160,19 @@ class KeyStore:
         """A line in the audit log, for what somebody does to something that is kept elsewhere."""
         with self._database.writing() as connection:
             Change(connection, self._clock.wall(), actor).note(action, kind, target_id, None, after)
+
+    def standing(self, record: KeyRecord | TeamRecord) -> dict[str, Any]:
+        """What it has spent in the present window of its budget, in dollars, and when the next one begins."""
+        start, end = budget.window(record, self._clock.wall())
+        with self._database.reading() as connection:
+            spend = purchaserows.counted(connection, record.id, start)
+        left = None if record.max_budget is None else record.max_budget - spend.settled - spend.reserved
+        return {
+            "spent_usd": float(usd(spend.settled)),
+            "reserved_usd": float(usd(spend.reserved)),
+            "remaining_usd": None if left is None else float(usd(left)),
+            "budget_resets_at": end,
+        }
 
     def all(self) -> Changes:
         """Every team, and every key that was not revoked."""

@@ -99,6 +99,12 @@ def whole_number(least: int, most: int) -> Kind:
     return Kind(expects, read, _number_of_text)
 
 
+def _read_ratio(raw: Any, place: Place) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0 <= raw <= 1:
+        raise Refused("must be a number from 0 to 1")
+    return float(raw)
+
+
 def byte_size(least: int = 0) -> Kind:
     def read(raw: Any, place: Place) -> int:
         if isinstance(raw, bool) or not isinstance(raw, int | str):
@@ -178,6 +184,7 @@ def _toml_of_aliases(aliases: Mapping[str, str]) -> str:
 
 
 FLAG = Kind("true or false", _read_flag, _flag_of_text)
+RATIO = Kind("a number from 0 to 1", _read_ratio, _number_of_text)
 FOLDER = Kind("a path", file_path, shown=str, toml=lambda path: toml_text(str(path)))
 FILE = Kind("a path to a file", _readable_file, shown=str, toml=lambda path: toml_text(str(path)))
 FILES = many("paths to files", _readable_file)

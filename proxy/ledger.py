@@ -21,7 +21,7 @@ from proxy.clock import Clock
 from proxy.database.background import BackgroundDatabase
 from proxy.errors import ConfigurationError, DatabaseUnavailable, ImagegateError
 from proxy.model import Holder
-from proxy.purchase import Closing, Ending, OpenPurchase, Order, Tallied, Tallies, Tally, usd
+from proxy.purchase import Closing, Ending, OpenPurchase, Order, Tallied, Tallies, Tally, nanos, usd
 
 if TYPE_CHECKING:
     from proxy.bookkeeping import Books, Closed
@@ -182,8 +182,9 @@ class Ledger:
         known = isinstance(error, ImagegateError)
         billed = error.billed if isinstance(error, ImagegateError) else True
         code = (error.code if isinstance(error, ImagegateError) else None) or ("refused" if known else "failed")
-        ending = Ending.UNKNOWN if billed else Ending.RELEASED
-        closing = Closing(id=purchase.order.id, ending=ending, error=code)
+        told = error.told_cost if isinstance(error, ImagegateError) else None
+        ending = Ending.SETTLED if told else Ending.UNKNOWN if billed else Ending.RELEASED
+        closing = Closing(id=purchase.order.id, ending=ending, error=code, cost=nanos(told) if told else None)
         if ending is Ending.UNKNOWN:
             team = purchase.holder.team.team_alias if purchase.holder and purchase.holder.team else "none"
             estimate = purchase.order.estimate
@@ -295,7 +296,7 @@ class Ledger:
         ours = {each.closing.id for each in self._unwritten} | self._doubted.keys()
         for purchase in expired:
             if self._suspects.get(purchase.id) == purchase.lease_until and purchase.id not in ours:
-                await self._close_abandoned(purchase)
+                await self._guarded_but_away(self._close_abandoned(purchase))
         self._suspects = {each.id: each.lease_until for each in expired}
 
     async def _close_abandoned(self, purchase: OpenPurchase) -> None:
@@ -310,6 +311,9 @@ class Ledger:
             closing = unknown
             closed = await self._writing(lambda books: books.close(unknown))
         self._count(closed)
+        if closing.ending is Ending.UNKNOWN:  # one that brought a reply was counted by the process that died
+            cost = None if purchase.estimate is None else usd(purchase.estimate)
+            self.observer.unknown(purchase.model, purchase.team, cost)
         logger.warning("a purchase of a dead process was closed", extra={"reason": closing.ending.value})
 
     async def _flush(self) -> None:
@@ -386,9 +390,15 @@ class Ledger:
 
     async def _guarded(self, work: Awaitable[T]) -> None:
         try:
-            await work
+            await self._guarded_but_away(work)
         except _AWAY:
             pass  # `problem` says why; it is tried again
+
+    async def _guarded_but_away(self, work: Awaitable[T]) -> None:
+        try:
+            await work
+        except _AWAY:
+            raise
         except Exception as error:  # noqa: BLE001 - the end of tending would be the end of the ledger, and nobody told
             logger.error("the ledger failed", extra={"reason": _reason(error)})
 

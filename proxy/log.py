@@ -20,6 +20,7 @@ from pathlib import PurePath
 from queue import SimpleQueue
 from typing import Any, TextIO
 
+from proxy import tracing
 from proxy.errors import ImagegateError
 
 EXTRA_FIELDS = (
@@ -49,12 +50,13 @@ EXTRA_FIELDS = (
         "address",
         "spent_usd",
     ),
+    *("trace_id", "span_id"),
     *("instance", "version", "signal", "url", "problems"),
 )
-"""What `extra=` may add to a line; anything else given there is left out."""
+"""What `extra=` may add to a line; anything else given there is left out. A line of a request has its trace by itself."""
 
 _ACCESS = "imagegate.access"
-_QUIET = dict.fromkeys(("alembic", "httpx", "httpcore", "uvicorn.access", "uvicorn.error"), logging.WARNING)
+_QUIET = dict.fromkeys(("alembic", "httpx", "httpcore", "urllib3", "uvicorn.access", "uvicorn.error"), logging.WARNING)
 _JOINED = ("uvicorn", "uvicorn.asgi", "asyncio", *_QUIET)
 _QUEUE_LINES = 4096
 _STOP_SECONDS = 2.0
@@ -141,6 +143,8 @@ class AccessLine:
     key_id: str | None = None
     client: str | None = None
     prompt_len: int | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
 
 
 _ACCESS_TEMPLATE = (
@@ -148,7 +152,8 @@ _ACCESS_TEMPLATE = (
     '"request_id":%s,"method":%s,"route":%s,"error_code":%s,"cache":%s,"cache_key":%s,"model":%s,"upstream":%s,'
     '"upstream_request_id":%s,"size":%s,"quality":%s,"team":%s,"key_id":%s,"client":%s,'
     '"status":%d,"duration_ms":%.3f,"upstream_ms":%s,"overhead_ms":%s,"images":%s,"tokens":%s,'
-    '"cost_usd":%s,"saved_usd":%s,"bytes_in":%s,"bytes_out":%s,"prompt_len":%s}'
+    '"cost_usd":%s,"saved_usd":%s,"bytes_in":%s,"bytes_out":%s,"prompt_len":%s,'
+    '"trace_id":%s,"span_id":%s}'
 )
 
 
@@ -180,6 +185,8 @@ def _access_line(record: logging.LogRecord, line: AccessLine) -> str:
         _number(line.bytes_in),
         _number(line.bytes_out),
         _number(line.prompt_len),
+        _hex(line.trace_id),
+        _hex(line.span_id),
     )
 
 
@@ -211,6 +218,9 @@ class JsonLines(logging.Formatter):
             f'"logger":{_quoted(record.name)},"msg":{_text(record.getMessage(), _MAX_TEXT)}',
         ]
         given = record.__dict__
+        here = tracing.current()
+        if here is not None:
+            given = {"trace_id": here.trace_id, "span_id": here.span_id, **given}
         parts += [f'"{name}":{_json(given[name])}' for name in EXTRA_FIELDS if name in given]
         if record.exc_info and record.exc_info[1]:
             parts.append(f'"exceptions":[{",".join(_exceptions(record.exc_info[1]))}]')
@@ -256,6 +266,13 @@ def _milliseconds(value: float | None) -> str:
 
 def _number(value: int | Decimal | None) -> str:
     return "null" if value is None else format(value, "f") if isinstance(value, Decimal) else str(value)
+
+
+def _hex(value: str | None) -> str:
+    """An id of ours: what is one short run of letters and digits holds nothing that `redact` could see."""
+    if value is None:
+        return "null"
+    return f'"{value}"' if len(value) <= 32 and value.isascii() and value.isalnum() else _text(value, _MAX_FIELD)
 
 
 def _text(value: str, limit: int) -> str:

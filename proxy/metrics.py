@@ -9,6 +9,8 @@ Laws of the module:
   threads count too (the cache tiers, overflow) takes a lock. A scrape runs in a third thread and copies with
   `dict.copy` and a list slice: each is one call into C that runs no Python code, so it never meets a half-changed
   dictionary. Between two families, or a histogram's buckets and its sum, it may be one event out.
+- A bucket of the durations that are asked about one by one keeps the trace id of its latest request that can be looked
+  up, as an exemplar; OpenMetrics tells it, the text format has no words for it.
 - Money is kept in whole 10⁻¹² USD, so that a million small costs add up exactly; it becomes a float at the scrape.
 """
 
@@ -30,8 +32,10 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
+from proxy import tracing
 from proxy.clock import Clock
 from proxy.errors import ImagegateError
 from proxy.families import FAMILIES, OTHER, Family, Label
@@ -42,6 +46,8 @@ Key = tuple[str, ...]
 
 MOST_TEAMS = 200
 """Teams that have series of their own; those that come later share `other`."""
+MOST_KEYS = 200
+"""The same for virtual keys, with `metrics.per_key`."""
 MOST_ROWS = 1000
 """Samples of one table, such as budgets."""
 _PICO_USD = 10**12
@@ -63,6 +69,10 @@ class _Bounds:
     def admit(self, key: Key) -> Key:
         """The key with every unexpected value replaced by `other`, and counted."""
         return tuple(self._value(*pair) for pair in zip(self._family.labels, self._allowed, key, strict=True))
+
+    def admitted(self, key: Key) -> Key:
+        """The same for a key that has been counted already."""
+        return tuple(allowed.get(value, OTHER) for allowed, value in zip(self._allowed, key, strict=True))
 
     def _value(self, label: Label, allowed: Mapping[str, str], value: str) -> str:
         if value in allowed:
@@ -165,6 +175,7 @@ class _Histogram:
         self._bounds = bounds
         self._buckets = family.buckets
         self._children: dict[Key, list[float]] = {key: self._empty() for key in bounds.initial()}
+        self._exemplars: dict[Key, list[Exemplar | None]] = {}
 
     def _empty(self) -> list[float]:
         return [0] * (len(self._buckets) + 2)
@@ -176,13 +187,27 @@ class _Histogram:
         child[bisect_left(self._buckets, value)] += 1
         child[-1] += value
 
+    def exemplify(self, key: Key, value: float, trace_id: str, now: float) -> None:
+        """Names the trace of what was just observed. 40 of the 128 characters that an exemplar may have."""
+        key = key if key in self._children else self._bounds.admitted(key)
+        found = self._exemplars.get(key)
+        if found is None:
+            found = self._exemplars.setdefault(key, [None] * (len(self._buckets) + 1))
+        found[bisect_left(self._buckets, value)] = Exemplar({"trace_id": trace_id}, value, now)
+
     def exported(self) -> Metric:
         metric = HistogramMetricFamily(self._family.name, self._family.help, labels=_names(self._family))
         bounds = [*map(floatToGoString, self._buckets), "+Inf"]
+        exemplars = self._exemplars.copy()
         for key, child in self._children.copy().items():
             *counts, total = child[:]
             running: float = 0
-            cumulative = [(bound, running := running + count) for bound, count in zip(bounds, counts, strict=True)]
+            cumulative: list[tuple[str, float] | tuple[str, float, Exemplar]] = [
+                (bound, running := running + count) for bound, count in zip(bounds, counts, strict=True)
+            ]
+            for at, exemplar in enumerate(exemplars[key][:] if key in exemplars else ()):
+                if exemplar is not None:
+                    cumulative[at] = (*cumulative[at][:2], exemplar)
             metric.add_metric(key, cumulative, total)
         return metric
 
@@ -201,7 +226,7 @@ class _Scrape(Collector):
 class Metrics:
     """Every counter of imagegate, by the event that feeds it.
 
-    `models`, `upstreams` and `teams` are the values those labels may take. Arguments are believed nowhere: a value that
+    `models` and `upstreams` are the values those labels may take. Arguments are believed nowhere: a value that
     is not declared is counted as `other`. All methods belong to the event loop's thread, except `lookup`, `evicted` and
     `write_error`, which any thread may call, and `render`, which is meant for a thread of its own.
     """
@@ -211,8 +236,8 @@ class Metrics:
         *,
         models: Iterable[str],
         upstreams: Iterable[str],
-        teams: Iterable[str] = (),
         version: str,
+        revision: str = "unknown",
         clock: Clock,
         registry: CollectorRegistry | None = None,
     ) -> None:
@@ -222,14 +247,17 @@ class Metrics:
         configured: dict[str, tuple[str, ...]] = {
             "models": tuple(models),
             "upstreams": tuple(upstreams),
-            "teams": tuple(teams),
+            "teams": (),
             "budgets": (),
+            "keys": (),
             "version": (version,),
+            "revision": (revision,),
             "python": (platform.python_version(),),
             "families": tuple(family.name for family in FAMILIES),
             "labels": tuple({label.name for family in FAMILIES for label in family.labels}),
         }
-        self._teams = set(configured["teams"])
+        self._teams: set[str] = set()
+        self._keys: set[str] | None = None
         self._counters: dict[str, _Counter] = {}
         self._gauges: dict[str, _Gauge] = {}
         self._histograms: dict[str, _Histogram] = {}
@@ -239,7 +267,7 @@ class Metrics:
         self._registry.register(_Scrape(members))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        self._gauges["imagegate_build_info"].set((version, platform.python_version()), 1)
+        self._gauges["imagegate_build_info"].set((version, revision, platform.python_version()), 1)
         self.reloaded(ok=True)
 
     def _declare(self, family: Family, bounds: _Bounds) -> _Counter | _Gauge | _Histogram:
@@ -269,6 +297,12 @@ class Metrics:
         with self._lock:
             self._counters["imagegate_label_overflow_total"].add((metric, label))
 
+    def _exemplify(self, histogram: _Histogram, key: Key, value: float) -> None:
+        """With the trace that we are in, if it can be looked up."""
+        here = tracing.current()
+        if here is not None and here.is_sampled:
+            histogram.exemplify(key, value, here.trace_id, self._clock.wall())
+
     # Requests
 
     def started(self, operation: str) -> None:
@@ -287,6 +321,7 @@ class Metrics:
         model = model or "none"
         self._requests.add((operation, model, cache, str(code)))
         self._durations.observe((operation, model, cache), seconds)
+        self._exemplify(self._durations, (operation, model, cache), seconds)
         if overhead_seconds is not None:
             self._overheads.observe((operation, cache), max(0.0, overhead_seconds))
 
@@ -332,6 +367,10 @@ class Metrics:
             for bounds in self._bounds:
                 bounds.expect("teams", alias)
 
+    def count_keys(self) -> None:
+        """From now on money is counted by key, too (`metrics.per_key`)."""
+        self._keys = set()
+
     def overshot(self, scope: str, amount: Decimal) -> None:
         self._counters["imagegate_budget_overshoot_usd_total"].add((scope,), _pico_usd(amount))
 
@@ -367,8 +406,23 @@ class Metrics:
         else:
             self._counters["imagegate_upstream_cost_usd_total"].add((model, team), _pico_usd(cost))
 
-    def purchase_failed(self, model: str) -> None:
+    def purchased_by(self, key: str, usage: Usage | None, cost: Decimal | None) -> None:
+        """The same once more, by the alias of the key that pays, if that is wanted: the first ones by name."""
+        if self._keys is None:
+            return
+        if key not in self._keys and len(self._keys) < MOST_KEYS:
+            self._keys.add(key)
+            for bounds in self._bounds:
+                bounds.expect("keys", key)
+        self._counters["imagegate_key_upstream_tokens_total"].add((key,), usage.total if usage is not None else 0)
+        if cost is not None:
+            self._counters["imagegate_key_upstream_cost_usd_total"].add((key,), _pico_usd(cost))
+
+    def purchase_failed(self, model: str, team: str = "none", cost: Decimal | None = None) -> None:
+        """`cost` is what the upstream says it charged for its refusal."""
         self._counters["imagegate_purchases_total"].add((model, "failed"))
+        if cost:
+            self._counters["imagegate_upstream_cost_usd_total"].add((model, team), _pico_usd(cost))
 
     def saved(
         self, model: str, team: str, reason: Literal["hit", "coalesced"], usage: Usage | None, cost: Decimal | None
@@ -401,7 +455,9 @@ class Metrics:
         """One call. `code` is None when no reply came, `error` None or empty when nothing broke on the way."""
         status = "none" if code is None else str(code)
         self._counters["imagegate_upstream_attempts_total"].add((upstream, model, status, error or ""))
-        self._histograms["imagegate_upstream_attempt_duration_seconds"].observe((upstream, model), seconds)
+        durations = self._histograms["imagegate_upstream_attempt_duration_seconds"]
+        durations.observe((upstream, model), seconds)
+        self._exemplify(durations, (upstream, model), seconds)
 
     def amended(self, upstream: str, member: str) -> None:
         """A reply got a `member` that its vendor leaves out."""
@@ -418,6 +474,10 @@ class Metrics:
                 self._gauges["imagegate_upstream_ratelimit_remaining"].set((upstream, model, kind), int(left))
 
     # The process
+
+    def lagged(self, seconds: float) -> None:
+        """The event loop woke so late."""
+        self._histograms["imagegate_event_loop_lag_seconds"].observe((), seconds)
 
     def reloaded(self, ok: bool) -> None:
         if ok:

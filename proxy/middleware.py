@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy import ids, log
+from proxy import ids, log, tracing
 from proxy.addresses import is_authority
 from proxy.clock import Clock
 from proxy.errors import HeadersTooLarge, ImagegateError, InternalError, InvalidRequest, forget_frames
 from proxy.metrics import Metrics
 from proxy.model import Operation, Outcome, Progress
 from proxy.render import Renderer
+from proxy.tracing import UNRECORDED, UNTOLD, Span, TraceContext, Tracer, Value
 
 CLIENT_GONE = 499
 """The code, in metrics and log, of a call whose client hung up before its answer (nginx's)."""
@@ -51,6 +52,9 @@ class Call:
     received_bytes: int = 0
     sent_bytes: int = 0
     first_byte_monotonic: float | None = None
+    trace: TraceContext | None = None
+    answering: Span = UNRECORDED
+    """From the response's head to its end."""
 
     @property
     def code(self) -> int:
@@ -75,30 +79,41 @@ def call_of(scope: Scope) -> Call:
 
 
 class Recorded:
-    """Names every request, times it, counts it and logs it once."""
+    """Names every request, times it, counts it, logs it once, and begins its part of a trace."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, clock: Clock, log_access: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, clock: Clock, log_access: bool, tracer: Tracer = UNTOLD
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._clock = clock
         self._log_access = log_access
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(ids.request_id(_header(scope, b"x-request-id")), self._clock.wall(), self._clock.monotonic())
         scope.setdefault("state", {})["call"] = call
-        try:
-            await self._app(scope, receive, self._recorder(call, send))
-        except asyncio.CancelledError:
-            call.gone = True
-            raise
-        finally:
-            self._finish(scope, call)
+        parent = tracing.received([value for name, value in scope["headers"] if name == b"traceparent"])
+        with self._tracer.request(parent, scope["method"], scope["path"]) as span:
+            call.trace = span.context or tracing.child_of(parent)
+            token = tracing.enter(call.trace)
+            try:
+                await self._app(scope, receive, self._recorder(call, send))
+            except asyncio.CancelledError:
+                call.gone = True
+                raise
+            finally:
+                self._finish(scope, call)
+                if span is not UNRECORDED:
+                    _describe(span, call)
+                tracing.leave(token)
 
     def _recorder(self, call: Call, send: Send) -> Send:
         async def recorded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 call.status = message["status"]
                 call.first_byte_monotonic = self._clock.monotonic()
+                call.answering = self._tracer.span("answer") if call.operation is not None else UNRECORDED
                 headers = [*message["headers"], (b"x-request-id", call.request_id.encode("ascii"))]
                 message = {**message, "headers": headers}
             else:
@@ -109,6 +124,7 @@ class Recorded:
         return recorded
 
     def _finish(self, scope: Scope, call: Call) -> None:
+        call.answering.end()
         now = self._clock.monotonic()
         seconds = now - call.arrived_monotonic
         code = call.code
@@ -122,6 +138,18 @@ class Recorded:
                 self._metrics.disconnected(call.operation.value, stage)
         if self._log_access and (code >= 400 or call.route not in UNLOGGED_ROUTES):
             log.access(_line(scope, call, cache, code, seconds, overhead))
+
+
+def _describe(span: Span, call: Call) -> None:
+    """A status of 4xx is no failure of a server (HTTP semantic conventions)."""
+    told: dict[str, Value] = {"imagegate.cache.result": call.cache}
+    if call.status:
+        told["http.response.status_code"] = call.status
+    span.tell(told)
+    if call.gone:
+        span.fail("client_gone")
+    elif call.code >= 500:
+        span.fail(type(call.error).__name__ if call.error is not None else str(call.code))
 
 
 def _overhead(call: Call) -> float | None:
@@ -159,6 +187,8 @@ def _line(scope: Scope, call: Call, cache: str, code: int, seconds: float, overh
         client=scope["client"][0] if scope.get("client") else None,
         prompt_len=progress.prompt_characters or None,
     )
+    if call.trace is not None:
+        line.trace_id, line.span_id = call.trace.trace_id, call.trace.span_id
     if outcome is not None and metadata is not None:
         line.upstream_ms = outcome.upstream_seconds * 1000
         line.upstream, line.upstream_request_id = metadata.upstream, metadata.upstream_request_id

@@ -32,6 +32,18 @@ def is_whole(generation: Generation) -> bool:
     return not inspection.links and len(inspection.images) >= generation.candidate.request.n
 
 
+def payable(ask: Ask, *, allow_unpriced: bool) -> Ask:
+    """The same of those only whose price is known, where a budget of money asks for one: what a backup charges without
+    a price nobody could hold to it. Where none has a price, as it was: to be refused with that reason.
+    """
+    holder = ask.principal.holder
+    limited = holder is not None and any(
+        each is not None and each.max_budget is not None for each in (holder.key, holder.team)
+    )
+    priced = tuple(candidate for candidate in ask.candidates if estimated_cost(candidate.request) is not None)
+    return ask if allow_unpriced or not limited or not priced else replace(ask, candidates=priced)
+
+
 def order(ask: Ask, *, instance: str, lease_seconds: float) -> Order:
     """What is about to be bought: at the dearest of those who may be asked, because each of them may answer."""
     first, key = ask.first, ask.principal.holder.key if ask.principal.holder is not None else None
@@ -51,7 +63,7 @@ def order(ask: Ask, *, instance: str, lease_seconds: float) -> Order:
         n=first.request.n,
         cache_keys=() if ask.bypasses_cache else tuple(candidate.key for candidate in ask.candidates),
         request_id=ask.request_id,
-        estimate=nanos_at_least(max(known)) if len(known) == len(estimates) else None,
+        estimate=nanos_at_least(max(known)) if known else None,
         price_version=first.request.price.version if first.request.price else "",
         tags=ask.tags,
     )
@@ -74,7 +86,7 @@ def closing(metadata: Metadata, *, is_exact: bool) -> Closing:
 
 def is_exact(generation: Generation) -> bool:
     """Whether what it cost is known, and not only what was to be expected."""
-    return generation.told_cost is not None or generation.inspection.usage is not None
+    return generation.told_cost is not None or _usage(generation) is not None
 
 
 def tallied(ask: Ask, outcome: Outcome, now: float) -> Tallied:
@@ -124,6 +136,9 @@ def describe(ask: Ask, generation: Generation, cache: CacheSection, purchase_id:
 def _usage(generation: Generation) -> Usage | None:
     """What the upstream reported. Without details, the input of a generation is text; of an edit nobody can say."""
     usage, told = generation.inspection.usage, generation.inspection.told_usage
+    price = generation.candidate.request.price
+    if usage is not None and not (usage.image_out or usage.text_out) and price is not None and price.image_out:
+        return None  # a picture without a token is a bill with a hole in it
     if (
         usage is None
         or generation.candidate.request.operation is Operation.GENERATION

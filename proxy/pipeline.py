@@ -7,8 +7,8 @@ fill       once per key           look up again; buy
 buy        money                  reserve; upstream (which checks); count; store; settle
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -34,13 +34,14 @@ from proxy.health import Health
 from proxy.idempotency import Idempotency
 from proxy.ledger import Ledger
 from proxy.metrics import Metrics
-from proxy.model import Answer, Entry, Forward, Inbound, Outcome, Rehearsal, Standing
+from proxy.model import Answer, Entry, Forward, Inbound, Metadata, Outcome, Rehearsal, Standing
 from proxy.outcomes import Fill
 from proxy.policy import reason_to_forward
 from proxy.purchase import nanos
 from proxy.settings import CacheSection
 from proxy.singleflight import Flights
 from proxy.store import Store
+from proxy.tracing import UNTOLD, Tracer
 from proxy.upstream import Generation, Upstreams
 
 LEASE_MARGIN_SECONDS = 60.0
@@ -64,12 +65,14 @@ class Pipeline:
     metrics: Metrics
     clock: Clock
     instance_id: str
+    tracer: Tracer = UNTOLD
 
     # --- who asks what, and what they get -----------------------------------------------------------------------------
 
     async def believe(self, inbound: Inbound) -> Ask:
         """The call, once it is believed. Raises RequestError."""
-        return await self.doorkeeper.believe(inbound)
+        with self.tracer.span("authenticate and validate"):
+            return await self.doorkeeper.believe(inbound)
 
     async def generate(self, ask: Ask) -> Answer:
         """The answer to a call.
@@ -79,7 +82,9 @@ class Pipeline:
         ask = await self._claim(ask)
         try:
             outcome = await self._answer(ask)
-        except ImagegateError:
+        except ImagegateError as error:
+            if isinstance(error, BudgetExceeded | BudgetReserved):  # a limit's refusal is counted where it is judged
+                self.metrics.rate_limited(error.scope, "budget")
             ask.progress.standing = self._standing(ask)
             await self._free(ask)
             raise
@@ -128,8 +133,7 @@ class Pipeline:
         if ask.bypasses_cache:
             return await self._alone(ask)
         while True:
-            ask.progress.collapsed = self.flights.is_in_flight(ask.first.key)
-            fill, led = await self.flights.do(ask.first.key, partial(self._fill, ask), ask.listener)
+            fill, led = await self._fly(ask, ask.first.key, self._fill)
             # A flight that found an older entry satisfies who began it, but not a refresh that joined it on the way.
             if led or fill.bought or self._why_forward(fill.entry, ask, in_flight=True) is None:
                 break
@@ -140,9 +144,14 @@ class Pipeline:
     async def _alone(self, ask: Ask) -> Outcome:
         """No look-up, no store, nothing shared; but a flight all the same, so that it outlives its caller."""
         key = ids.purchase_id() if ask.claim is None else ask.claim.flight_key
-        ask.progress.collapsed = self.flights.is_in_flight(key)
-        fill, led = await self.flights.do(key, partial(self._buy, ask), ask.listener)
+        fill, led = await self._fly(ask, key, self._buy)
         return outcomes.bought(fill, Forward.BYPASS, collapsed=not led)
+
+    async def _fly(self, ask: Ask, key: str, fill: Callable[[Ask], Awaitable[Fill]]) -> tuple[Fill, bool]:
+        """What the flight of `key` brings, and whether this call led it. The trace of who leads it tells of the flight."""
+        ask.progress.collapsed = self.flights.is_in_flight(key)
+        with self.tracer.wait(key, joins=ask.progress.collapsed):
+            return await self.flights.do(key, partial(fill, ask), ask.listener)
 
     async def _look_up(
         self, ask: Ask, *, in_flight: bool = False, promote: bool = True
@@ -151,12 +160,13 @@ class Pipeline:
         if ask.bypasses_cache:
             return None, Forward.BYPASS
         why = Forward.URI_MISS
-        for candidate in ask.candidates:
-            entry = await self.store.lookup(candidate.key, promote=promote)
-            reason = self._why_forward(entry, ask, in_flight=in_flight)
-            if reason is None:
-                return entry, None
-            why = reason if why is Forward.URI_MISS else why
+        with self.tracer.span("look up"):
+            for candidate in ask.candidates:
+                entry = await self.store.lookup(candidate.key, promote=promote)
+                reason = self._why_forward(entry, ask, in_flight=in_flight)
+                if reason is None:
+                    return entry, None
+                why = reason if why is Forward.URI_MISS else why
         return None, why
 
     def _why_forward(self, entry: Entry | None, ask: Ask, *, in_flight: bool) -> Forward | None:
@@ -181,19 +191,31 @@ class Pipeline:
     async def _buy(self, ask: Ask) -> Fill:
         """One purchase: reserved, called, checked, counted, stored and settled once, whoever still waits for it."""
         self.health.refuse_new_purchases_when_draining()
+        ask = outcomes.payable(ask, allow_unpriced=self.ledger.allow_unpriced)
         begun, lease = self.store.epoch(), self.upstreams.deadline_seconds(ask.candidates) + LEASE_MARGIN_SECONDS
         order = outcomes.order(ask, instance=self.instance_id, lease_seconds=lease)
-        with self._payers_refusals(), self.admission.buying(ask.principal, order.n):
-            async with self.ledger.purchase(order, ask.principal.holder) as purchase:
+        with self.admission.buying(ask.principal, order.n):
+            async with AsyncExitStack() as until_closed:
+                with self.tracer.span("reserve"):
+                    opening = self.ledger.purchase(order, ask.principal.holder)
+                    purchase = await until_closed.enter_async_context(opening)
                 generation = await self._call(ask)
                 paid = outcomes.describe(ask, generation, self.cache, order.id, self.clock.wall())
-                self.metrics.purchased(paid.model, ask.principal.team, paid.usage, paid.cost, len(paid.images))
-                if ask.bypasses_cache or not outcomes.is_whole(generation):
-                    entry, stored = await self.store.keep(generation.spool, paid), False
-                else:
-                    entry, stored = await self.store.commit(generation.spool, paid, begun_epoch=begun)
-                await purchase.settle(outcomes.closing(paid, is_exact=outcomes.is_exact(generation)))
+                self._count(ask, paid)
+                with self.tracer.span("store"):
+                    if ask.bypasses_cache or not outcomes.is_whole(generation):
+                        entry, stored = await self.store.keep(generation.spool, paid), False
+                    else:
+                        entry, stored = await self.store.commit(generation.spool, paid, begun_epoch=begun)
+                with self.tracer.span("settle"):
+                    await purchase.settle(outcomes.closing(paid, is_exact=outcomes.is_exact(generation)))
         return Fill(entry, True, stored, generation.relay, generation.seconds)
+
+    def _count(self, ask: Ask, paid: Metadata) -> None:
+        """What was bought, once, by who pays for it."""
+        self.metrics.purchased(paid.model, ask.principal.team, paid.usage, paid.cost, len(paid.images))
+        if ask.principal.holder is not None:
+            self.metrics.purchased_by(ask.principal.holder.key.key_alias, paid.usage, paid.cost)
 
     async def _call(self, ask: Ask) -> Generation:
         try:
@@ -201,18 +223,9 @@ class Pipeline:
         except QueueFull:
             self.metrics.rate_limited("upstream", "concurrency")
             raise
-        except (UpstreamError, InternalError):
-            self.metrics.purchase_failed(ask.first.request.model)
+        except (UpstreamError, InternalError) as error:
+            self.metrics.purchase_failed(ask.first.request.model, ask.principal.team, error.told_cost)
             await self._free(ask)  # whoever asked may have left
-            raise
-
-    @contextmanager
-    def _payers_refusals(self) -> Iterator[None]:
-        """Counts a budget's refusal; a limit's is counted where it is judged."""
-        try:
-            yield
-        except (BudgetExceeded, BudgetReserved) as error:
-            self.metrics.rate_limited(error.scope, "budget")
             raise
 
     # --- account: what a finished call means --------------------------------------------------------------------------

@@ -79,6 +79,10 @@ class OpenPurchase:
     id: str
     lease_until: float
     cache_keys: tuple[str, ...]
+    model: str = ""
+    team: str = "none"
+    """Its alias."""
+    estimate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from proxy.settings import Settings
 logger = logging.getLogger("imagegate")
 
 KEEP_ALIVE_SECONDS = 75
-STANDING = ("server", "auth", "upstreams", "cache", "render", "database", "metrics", "log")
+STANDING = ("server", "auth", "upstreams", "cache", "render", "database", "metrics", "tracing", "log")
 """Sections of which a reload changes nothing."""
 KEEPALIVE_PROBES = 4
 """Unanswered probes after which the kernel gives a silent peer up."""
@@ -107,7 +107,7 @@ class Server(uvicorn.Server):
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         scheme = "https" if self._app.settings.server.tls_certificate else "http"
         if self._with_sandbox:
-            _write_welcome(f"{scheme}://{address}")
+            _write_welcome(f"{scheme}://{address}", needs_key=self._app.settings.auth.mode != "open")
         logger.info("serving", extra={"version": __version__, "url": f"{scheme}://{address}/v1"})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -249,15 +249,17 @@ def _over_sandbox(settings: Settings, base_url: str) -> Settings:
     return replace(settings, upstreams=(upstream,), auth=replace(settings.auth, mode=mode))
 
 
-def _write_welcome(url: str) -> None:
+def _write_welcome(url: str, *, needs_key: bool) -> None:
     """What a newcomer types next."""
+    key = " -H 'Authorization: Bearer YOUR-KEY'" if needs_key else ""
+    cost = "no network, no cost" if needs_key else "no key, no network, no cost"
     body = '{"model":"gpt-image-2","prompt":"A lighthouse in a storm, oil on canvas","size":"1536x1024"}'
-    curl = f"curl -sS {url}/v1/images/generations -H 'Content-Type: application/json' -d '{body}'"
+    curl = f"curl -sS {url}/v1/images/generations -H 'Content-Type: application/json'{key} -d '{body}'"
     save = 'python3 -c \'import sys,json,base64; open("image.png","wb").write(base64.b64decode(json.load(sys.stdin)'
     save += '["data"][0]["b64_json"]))\''
     sys.stdout.write(
         f"""
-imagegate {__version__} is serving images from its own sandbox: no key, no network, no cost.
+imagegate {__version__} is serving images from its own sandbox: {cost}.
 
 1. A miss: the upstream paints for a second, and the reply is stored.
    {curl} -D - -o /dev/null | grep -i x-imagegate

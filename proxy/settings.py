@@ -18,6 +18,7 @@ from proxy.kinds import (
     OPTIONAL_TOKEN,
     PATTERNS,
     PREVIEWS,
+    RATIO,
     TOKEN,
     Kind,
     byte_size,
@@ -250,6 +251,22 @@ class MetricsSection:
         default=None, metadata=_is(NEEDED_SECRET, "bearer token for readers from elsewhere; unset: this machine only")
     )
     listen: str = field(default="", metadata=_is(LISTEN, "an address of its own, as host:port; empty: the main port"))
+    per_key: bool = field(default=False, metadata=_is(FLAG, "count cost and tokens by virtual key, too"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracingSection:
+    """Whether spans are sent to an OpenTelemetry collector; never a prompt, an image or a credential."""
+
+    enabled: bool = field(default=False, metadata=_is(FLAG, "send spans; needs pip install imagegate[otel]"))
+    endpoint: str = field(
+        default="", metadata=_is(OPTIONAL_URL, "OTLP/HTTP address of the collector; empty: OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
+    sample_ratio: float = field(
+        default=1.0,
+        metadata=_is(RATIO, "share of the traces begun here that is recorded; a caller's own decision stands"),
+    )
+    forward: bool = field(default=False, metadata=_is(FLAG, "send traceparent to upstreams, with or without spans"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +295,7 @@ class Settings:
     limits: LimitsSection = LimitsSection()
     database: DatabaseSection = DatabaseSection()
     metrics: MetricsSection = MetricsSection()
+    tracing: TracingSection = TracingSection()
     log: LogSection = LogSection()
     file: Path | None = None
 
@@ -294,6 +312,7 @@ def sections() -> tuple[tuple[str, type[Any]], ...]:
         ("limits", LimitsSection),
         ("database", DatabaseSection),
         ("metrics", MetricsSection),
+        ("tracing", TracingSection),
         ("log", LogSection),
     )
 

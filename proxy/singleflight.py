@@ -2,8 +2,8 @@
 
 The law of this file:
 
-0. A refusal that concerns only the payer (a budget, a limit) is no outcome of the flight. The payer gets it, and payment
-   passes to the first of those waiting who can pay; only when none can does each have its own refusal.
+0. A refusal that concerns only the payer (a budget, a limit) is no outcome of the flight. The leader gets it, and payment
+   passes to the first of those waiting who can pay; who cannot waits on. Only when none can does each have its own refusal.
 1. At most one flight per key.
 2. A flight outlives its leader: it is a task of this registry, never of a request.
 3. A failure reaches everyone who waits, and is remembered by no one.
@@ -15,6 +15,7 @@ The law of this file:
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -39,8 +40,18 @@ class _Waiter(Generic[T]):
 class _Flight(Generic[T]):
     waiters: dict[_Waiter[T], None] = field(default_factory=dict)
     """In the order in which they came."""
+    untried: "deque[_Waiter[T]]" = field(default_factory=deque)
+    """Those of them who were not asked to pay yet."""
     log: EventLog = field(default_factory=EventLog)
     task: "asyncio.Task[None] | None" = None
+
+    def next_payer(self) -> "_Waiter[T] | None":
+        """Nobody twice; who has just left may still be listed: its task has not run since."""
+        while self.untried:
+            waiter = self.untried.popleft()
+            if not (waiter.pays or waiter.landed.done()):
+                return waiter
+        return None
 
 
 class Flights(Generic[T]):
@@ -61,6 +72,7 @@ class Flights(Generic[T]):
             flight = self._flights[key] = _Flight()
             flight.task = asyncio.create_task(self._fly(key, flight, waiter), name=f"flight {key[:12]}")
         flight.waiters[waiter] = None
+        flight.untried.append(waiter)
         if listener is not None:
             listener.join(flight.log)
         try:
@@ -94,6 +106,7 @@ class Flights(Generic[T]):
     async def _fly(self, key: str, flight: _Flight[T], leader: _Waiter[T]) -> None:
         """Flies with one payer after the other until there is an outcome; then tells everyone who waits."""
         payer: _Waiter[T] | None = leader
+        refused: dict[_Waiter[T], ImagegateError] = {}
         failure: BaseException | None = None
         value: T | None = None
         try:
@@ -106,9 +119,10 @@ class Flights(Generic[T]):
                         failure = error
                         break
                     # Law 0. Not the flight's end: someone else who waits may be able to pay.
-                    _fail(payer, error)
-                    # Who has just left may still be listed: its task has not run since.
-                    payer = next((waiter for waiter in flight.waiters if not waiter.landed.done()), None)
+                    refused[payer] = error
+                    _fail(leader, refused[leader])
+                    waits_on, payer = payer, flight.next_payer()
+                    waits_on.pays = False
                 else:
                     break
         except BaseException as error:  # noqa: BLE001 - law 3: whatever it was, nobody may be left waiting
@@ -116,13 +130,16 @@ class Flights(Generic[T]):
         finally:
             # From here on the key is free: who asks now looks up again, and finds what this flight stored.
             del self._flights[key]
+            is_unpaid = failure is None and payer is None
             for waiter in flight.waiters:
-                if failure is not None:
-                    _fail(waiter, failure)
+                reason = refused.get(waiter) if is_unpaid else failure
+                if reason is not None:
+                    _fail(waiter, reason)
                 elif not waiter.landed.done():
                     waiter.landed.set_result(value)  # type: ignore[arg-type]  # no failure: there is a value
-            if isinstance(failure, ImagegateError):  # a defect is still to be logged, by who waited
-                forget_frames(failure)
+            for told in (failure, *refused.values()):
+                if isinstance(told, ImagegateError):  # a defect is still to be logged, by who waited
+                    forget_frames(told)
 
 
 def _fail(waiter: _Waiter[T], error: BaseException) -> None:

@@ -1,12 +1,14 @@
 """`imagegate teams …`: teams, whose budgets their keys share, are made, shown and changed."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from proxy.clock import SystemClock
 from proxy.command import DONE, WRONG, Options, add_command, add_json, settings_of
 from proxy.keycommand import actor, key_store
 from proxy.keyoptions import add_alias, add_changes, add_listing, add_team_fields, fields_of
-from proxy.keyprinting import budget, described, say_how_to_go_on, state
+from proxy.keyprinting import budget, described, say_how_to_go_on, stands, state
 from proxy.printing import complain, moment, print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ def _teams_list(options: Options) -> int:
 
 def _teams_show(options: Options) -> int:
     with key_store(settings_of(options, needs_secrets=False)) as store:
-        return _print_record(store.get_team(options.name), options)
+        record = store.get_team(options.name)
+        return _print_record(record, options, store.standing(record))
 
 
 def _teams_update(options: Options) -> int:
@@ -76,9 +79,9 @@ def _teams_update(options: Options) -> int:
         return _print_record(store.update_team(options.name, changes, actor()), options)
 
 
-def _print_record(record: "TeamRecord", options: Options) -> int:
+def _print_record(record: "TeamRecord", options: Options, standing: Mapping[str, Any] = MappingProxyType({})) -> int:
     if options.json:
-        print_json(record.as_json())
+        print_json({**record.as_json(), **standing})
     else:
-        print_pairs(described(record, SystemClock().wall()))
+        print_pairs({**described(record, SystemClock().wall()), **stands(standing)})
     return DONE

@@ -106,13 +106,21 @@ class Usage:
         self._database = database
 
     def report(
-        self, by: Sequence[str], since: float, until: float, narrowed: Filter | None = None
+        self,
+        by: Sequence[str],
+        since: float,
+        until: float,
+        narrowed: Filter | None = None,
+        *,
+        most_rows: int | None = None,
     ) -> Sequence[UsageRow]:
         """Of what was bought in [since, until), in order of the dimensions; `by` nothing, one row of everything.
 
         Answers that cost nothing are kept by the hour: the hour in which `since` falls counts whole.
-        Raises InvalidRequest for a dimension or a model that there cannot be, NotFound for a key or a team.
+        Raises InvalidRequest for a dimension or a model that there cannot be, and for more than `most_rows`; NotFound for
+        a key or a team.
         """
+        limit = None if most_rows is None else most_rows + 1
         by = list(dict.fromkeys(by))
         for name in by:
             if name not in DIMENSIONS:
@@ -123,9 +131,14 @@ class Usage:
         with self._database.reading() as connection:
             selection = _selection(connection, since, until, narrowed)
             groups = _together(
-                *ledgerrows.purchase_sums(connection, selection, columns, width),
-                *ledgerrows.tally_sums(connection, selection, columns, width),
+                *ledgerrows.purchase_sums(connection, selection, columns, width, limit),
+                *ledgerrows.tally_sums(connection, selection, columns, width, limit),
             )
+            if most_rows is not None and len(groups) > most_rows:
+                message = (
+                    f"Invalid 'by': there are more than {most_rows:,} rows. Ask for less time, or fewer dimensions."
+                )
+                raise InvalidRequest(message, param="by", code="too_many_rows")
             named = _Names(connection, [dict(zip(columns, each.dimensions, strict=True)) for each in groups])
         rows = []
         for each in groups:

@@ -61,7 +61,7 @@ def _asked_model(fields: Mapping[str, Any]) -> str:
         raise faults.missing("model")
     if not isinstance(asked, str):
         raise faults.wrong_type("model", "a string", asked)
-    if len(asked) > _MODEL_CHARACTERS:
+    if len(asked) > _MODEL_CHARACTERS or not asked.isprintable():
         raise faults.no_such_model(faults.cut(asked))
     return asked
 

@@ -24,6 +24,10 @@ class Desk:
     async def read(self, work: "Callable[[Database], bytes]") -> bytes:
         return await self._parts.database.run(work)
 
+    async def report(self, work: "Callable[[Database], bytes]") -> bytes:
+        """What may take long, and must not keep a revocation waiting."""
+        return await self._parts.reports.run(work)
+
     async def ask(self, work: "Callable[[KeyStore], Any]") -> Reply:
         """What `work` gives, as JSON."""
 

@@ -61,7 +61,7 @@ def operations(desk: Desk) -> Sequence[Operation]:
             needs_body=False,
             answer="Key",
         ),
-        Operation(name="get_key", method="GET", path=_ONE, summary="One key.", handle=keys.get, answer="Key"),
+        Operation(name="get_key", method="GET", path=_ONE, summary="One key.", handle=keys.get, answer="KeyStanding"),
         Operation(
             name="update_key",
             method="PATCH",
@@ -101,7 +101,7 @@ class _Keys:
         )
 
     async def get(self, asked: Asked) -> Reply:
-        return await self._desk.ask(lambda store: store.get_key(asked.name).as_json())
+        return await self._desk.ask(lambda store: listing.with_standing(store, store.get_key(asked.name)))
 
     async def update(self, asked: Asked) -> Reply:
         changes, revision = listing.revision_of(asked.body)

@@ -1,11 +1,14 @@
 """Lists in OpenAI's shape, a page at a time, and the parameters that every list has."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy import faults
 from proxy.admin.operation import Parameter
 from proxy.keyrecord import KeyRecord, TeamRecord
+
+if TYPE_CHECKING:
+    from proxy.keystore import KeyStore
 
 USUAL, MOST = 100, 1000
 LIMIT = Parameter("limit", "at most so many", {"type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL})
@@ -24,6 +27,11 @@ def page(list_them: Callable[..., Sequence[KeyRecord | TeamRecord]], limit: int,
     found = list_them(limit=limit, after=after)
     more = len(found) == limit and bool(list_them(limit=1, after=found[-1].id))
     return listed([each.as_json() for each in found], found[-1].id if found else None, more=more)
+
+
+def with_standing(store: "KeyStore", record: KeyRecord | TeamRecord) -> dict[str, Any]:
+    """A record, and what it has spent of its budget."""
+    return {**record.as_json(), **store.standing(record)}
 
 
 def listed(data: Sequence[Any], last: str | int | None, *, more: bool) -> dict[str, Any]:

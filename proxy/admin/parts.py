@@ -13,6 +13,8 @@ from proxy.settings import Settings
 class AdminParts:
     settings: Settings
     database: BackgroundDatabase
+    reports: BackgroundDatabase
+    """The same with threads of its own."""
     clock: Clock
     metrics: Metrics
     on_change: Callable[[], Awaitable[None]]

@@ -112,6 +112,12 @@ _OF_RECORDS: Mapping[str, _Schema] = {
     "updated_at": _MOMENT,
     "revision": _COUNT,
 }
+_STANDING: Mapping[str, _Schema] = {
+    "spent_usd": {**_DOLLARS, "description": "US dollars, in the present window of its budget."},
+    "reserved_usd": {**_DOLLARS, "description": "US dollars, for calls in flight."},
+    "remaining_usd": _or_null({"type": "number", "description": "US dollars; below 0 after an overshoot."}),
+    "budget_resets_at": _or_null(_MOMENT),
+}
 _TEAM: Mapping[str, _Schema] = {**_OF_RECORDS, "team_alias": _TEXT}
 _KEY: Mapping[str, _Schema] = {
     **_OF_RECORDS,
@@ -191,6 +197,7 @@ _GROUPS: Mapping[str, _Schema] = {
 
 SCHEMAS: Mapping[str, _Schema] = {
     "Key": _object(_KEY),
+    "KeyStanding": _object({**_KEY, **_STANDING}),
     "NewKey": _object({**_KEY, "key": {**_TEXT, "description": "The key itself, told this once."}}),
     "KeyFields": _fields(_KEY_FIELDS, "key_alias"),
     "KeyChanges": _fields({**_KEY_FIELDS, "revision": _REVISION}),
@@ -198,6 +205,7 @@ SCHEMAS: Mapping[str, _Schema] = {
     "Rotation": _fields({"grace_seconds": {"type": "integer", "minimum": 0, "maximum": 7_776_000, "default": 86_400}}),
     "Nothing": _fields({}),
     "Team": _object(_TEAM),
+    "TeamStanding": _object({**_TEAM, **_STANDING}),
     "TeamFields": _fields(_TEAM_FIELDS, "team_alias"),
     "TeamChanges": _fields({**_TEAM_FIELDS, "revision": _REVISION}),
     "TeamList": _list("Team"),

@@ -37,7 +37,9 @@ def operations(desk: Desk) -> Sequence[Operation]:
             query=(*listing.PAGE, listing.ALIAS),
             answer="TeamList",
         ),
-        Operation(name="get_team", method="GET", path=_ONE, summary="One team.", handle=teams.get, answer="Team"),
+        Operation(
+            name="get_team", method="GET", path=_ONE, summary="One team.", handle=teams.get, answer="TeamStanding"
+        ),
         Operation(
             name="update_team",
             method="PATCH",
@@ -68,7 +70,7 @@ class _Teams:
         )
 
     async def get(self, asked: Asked) -> Reply:
-        return await self._desk.ask(lambda store: store.get_team(asked.name).as_json())
+        return await self._desk.ask(lambda store: listing.with_standing(store, store.get_team(asked.name)))
 
     async def update(self, asked: Asked) -> Reply:
         changes, revision = listing.revision_of(asked.body)

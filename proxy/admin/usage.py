@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DIMENSIONS = ("day", "hour", "key", "team", "model", "size", "quality", "operation")
 """Those of `proxy.usage`, which is not read at the start."""
 _USUAL = "30d"
+_MOST_ROWS = 10_000
 _HOUR_SECONDS = 3600
 _MOMENT = "a date (UTC), a time with its zone, seconds since the epoch, or how long ago, such as 7d, to the hour"
 _QUERY = (
@@ -122,13 +123,13 @@ class _Usage:
             from proxy.usage import Filter, Usage  # with SQLAlchemy, in the thread that needs it
 
             narrowed = Filter(key=query.get("key"), team=query.get("team"), model=query.get("model"))
-            rows = Usage(database).report(by, since, until, narrowed)
+            rows = Usage(database).report(by, since, until, narrowed, most_rows=_MOST_ROWS)
             if is_csv:
                 return _csv(by, rows)
             data = [row.as_json() for row in rows]
             return encoded({"object": "list", "by": by, "since": since, "until": until, "data": data})
 
-        return Reply(await self._desk.read(work), "text/csv; charset=utf-8" if is_csv else "application/json")
+        return Reply(await self._desk.report(work), "text/csv; charset=utf-8" if is_csv else "application/json")
 
     async def images(self, asked: Asked) -> Reply:
         query = usagepages.images_query(asked.pairs, self._clock.wall())
@@ -138,7 +139,7 @@ class _Usage:
 
             return encoded(usagepages.images_page(query, Usage(database).image_buckets(query)))
 
-        return Reply(await self._desk.read(work))
+        return Reply(await self._desk.report(work))
 
     async def costs(self, asked: Asked) -> Reply:
         query = usagepages.costs_query(asked.pairs, self._clock.wall())
@@ -148,7 +149,7 @@ class _Usage:
 
             return encoded(usagepages.costs_page(query, Usage(database).cost_buckets(query)))
 
-        return Reply(await self._desk.read(work))
+        return Reply(await self._desk.report(work))
 
 
 def _csv(by: Sequence[str], rows: "Sequence[UsageRow]") -> bytes:

@@ -1,6 +1,7 @@
 """The door to the database: transactions on SQLite or PostgreSQL, for worker threads; what they raise is translated here."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,8 @@ class Database:
 
     def __init__(self, url: str, *, wait_seconds: float = _WAIT_SECONDS) -> None:
         address = parse_address(url)
+        self._wait_seconds = wait_seconds
+        self._writer = threading.Lock()
         self._file = SqliteFile(address.path, wait_seconds) if address.path else None
         self._engine = (
             _sqlite(self._file, wait_seconds) if self._file else _postgresql(address.postgresql, wait_seconds)
@@ -73,8 +76,26 @@ class Database:
         On SQLite it is the only one that writes, from its beginning: a reader that turned writer in the middle could
         find its view outdated, and waiting would not help it.
         """
-        with _translated(), self._engine.connect().execution_options(is_writing=True) as connection, connection.begin():
+        with (
+            self._turn(),
+            _translated(),
+            self._engine.connect().execution_options(is_writing=True) as connection,
+            connection.begin(),
+        ):
             yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Threads of one process queue for SQLite's one writer here: there they would sleep and try, and some never win."""
+        if self._file is None:
+            yield
+            return
+        if not self._writer.acquire(timeout=self._wait_seconds):
+            raise DatabaseUnavailable("the database is locked")
+        try:
+            yield
+        finally:
+            self._writer.release()
 
 
 def _sqlite(file: SqliteFile, wait_seconds: float) -> Engine:
@@ -140,8 +161,18 @@ def _translated() -> Iterator[None]:
     except _DEFECTS as error:
         # Not chained: the server's details name the values, which may be digests.
         raise StatementRefused(_reason(error)) from None
+    except OverflowError as error:  # sqlite3's own, for an integer beyond 64 bits
+        raise StatementRefused(str(error)) from None
     except (exc.DBAPIError, exc.TimeoutError, exc.DisconnectionError) as error:
+        if _is_beyond_a_limit(error):
+            raise StatementRefused(_reason(error)) from None
         raise DatabaseUnavailable(_reason(error)) from error
+
+
+def _is_beyond_a_limit(error: Exception) -> bool:
+    """PostgreSQL's class 54, "program limit exceeded": a value too long for an index is no outage."""
+    state = getattr(error.orig, "sqlstate", None) if isinstance(error, exc.DBAPIError) else None
+    return isinstance(state, str) and state.startswith("54")
 
 
 def _reason(error: Exception) -> str:

@@ -52,11 +52,6 @@ class Rows(Generic[_Record]):
         rows = self._read(connection, select(self._table).where(or_(self._id == name, self._alias == name)))
         return rows[0] if rows else None
 
-    def hold(self, connection: Connection, record_id: str) -> _Record | None:
-        """As it stands, and stays until the transaction is over."""
-        rows = self._read(connection, select(self._table).where(self._id == record_id).with_for_update(read=True))
-        return rows[0] if rows else None
-
     def page(self, connection: Connection, page: Page) -> Sequence[_Record]:
         wanted = select(self._table).where(self._id > page.after).order_by(self._id).limit(page.limit)
         if page.alias_contains:

@@ -79,24 +79,34 @@ class Place:
 
 
 def purchase_sums(
-    connection: Connection, selection: Selection, by: Sequence[str], bucket_seconds: int | None = None
+    connection: Connection,
+    selection: Selection,
+    by: Sequence[str],
+    bucket_seconds: int | None = None,
+    limit: int | None = None,
 ) -> Iterator[Sum]:
-    """`by` are of DIMENSIONS, the sums PURCHASE_SUMS. Buckets are multiples of `bucket_seconds` since the epoch."""
+    """`by` are of DIMENSIONS, the sums PURCHASE_SUMS. Buckets are multiples of `bucket_seconds` since the epoch. Of more
+    groups than `limit` any so many.
+    """
     at = PURCHASES.c.opened_at
     wanted = select(*_groups(PURCHASES, by, _whole(at), bucket_seconds), *_purchase_sums())
     wanted = wanted.where(at >= selection.since, at < selection.until, *_narrowed(PURCHASES, selection))
-    return _sums(connection, wanted, by, bucket_seconds, PURCHASE_SUMS)
+    return _sums(connection, wanted.limit(limit), by, bucket_seconds, PURCHASE_SUMS)
 
 
 def tally_sums(
-    connection: Connection, selection: Selection, by: Sequence[str], bucket_seconds: int | None = None
+    connection: Connection,
+    selection: Selection,
+    by: Sequence[str],
+    bucket_seconds: int | None = None,
+    limit: int | None = None,
 ) -> Iterator[Sum]:
     """The same with TALLY_SUMS. The hour in which `since` falls counts whole: no more is known of it."""
     hour = TALLIES.c.hour
     wanted = select(*_groups(TALLIES, by, hour, bucket_seconds), *_tally_sums())
     first = int(selection.since // HOUR_SECONDS) * HOUR_SECONDS
     wanted = wanted.where(hour >= first, hour < math.ceil(selection.until), *_narrowed(TALLIES, selection))
-    return _sums(connection, wanted, by, bucket_seconds, TALLY_SUMS)
+    return _sums(connection, wanted.limit(limit), by, bucket_seconds, TALLY_SUMS)
 
 
 def purchases(

@@ -16,7 +16,7 @@ from sqlalchemy import (
     update,
 )
 
-from proxy.database.tables import PURCHASES, REVISION, SPENDS, TALLIES, TALLY_COLUMNS, TOKEN_COLUMNS
+from proxy.database.tables import PURCHASES, REVISION, SPENDS, TALLIES, TALLY_COLUMNS, TEAMS, TOKEN_COLUMNS
 from proxy.purchase import Closing, Ending, OpenPurchase, Order, Spend, Tallied, Tallies
 
 OPEN = "open"
@@ -65,18 +65,23 @@ def renew(connection: Connection, purchase_ids: Sequence[str], until: float) -> 
 def expired(connection: Connection, now: float) -> Sequence[OpenPurchase]:
     """The oldest of those whose lease has run out."""
     wanted = (
-        select(PURCHASES.c.id, PURCHASES.c.lease_until, PURCHASES.c.cache_keys)
+        select(PURCHASES, TEAMS.c.team_alias)
+        .outerjoin(TEAMS, TEAMS.c.id == PURCHASES.c.team_id)
         .where(PURCHASES.c.outcome == OPEN, PURCHASES.c.lease_until < now)
         .order_by(PURCHASES.c.lease_until)
         .limit(_MOST_RECOVERED)
     )
-    return [OpenPurchase(each.id, each.lease_until, tuple(each.cache_keys)) for each in connection.execute(wanted)]
+    return [
+        OpenPurchase(
+            each.id, each.lease_until, tuple(each.cache_keys), each.model, each.team_alias or "none", each.estimate
+        )
+        for each in connection.execute(wanted)
+    ]
 
 
-def spend(connection: Connection, holder_id: str, window_start: float) -> Spend:
-    """Of the window that began then. Locked until the transaction is over: who decides by it decides alone.
-
-    A new window, one whose length was changed, or a clock that was set back: counted anew from the purchases.
+def take(connection: Connection, holder_id: str) -> Spend:
+    """What a holder has spent, in whichever window, locked until the transaction is over: who decides by it decides
+    alone, and what is read after this was not changed while we waited.
     """
     new = text(
         "INSERT INTO spends (holder_id, window_start, settled, reserved) VALUES (:id, -1, 0, 0)"
@@ -87,10 +92,17 @@ def spend(connection: Connection, holder_id: str, window_start: float) -> Spend:
     if row is None:
         connection.execute(new, {"id": holder_id})
         row = connection.execute(wanted).mappings().one()
-    found = Spend(**row)
-    if found.window_start == window_start:
-        return found
-    found = _counted(connection, holder_id, window_start)
+    return Spend(**row)
+
+
+def present(connection: Connection, taken: Spend, window_start: float) -> Spend:
+    """The same, of the window that began then.
+
+    A new window, one whose length was changed, or a clock that was set back: counted anew from the purchases.
+    """
+    if taken.window_start == window_start:
+        return taken
+    found = counted(connection, taken.holder_id, window_start)
     write_spend(connection, found)
     return found
 
@@ -150,7 +162,8 @@ def forget(connection: Connection, before: float) -> int:
     return purchases + connection.execute(delete(TALLIES).where(TALLIES.c.hour.in_(oldest_hours))).rowcount
 
 
-def _counted(connection: Connection, holder_id: str, window_start: float) -> Spend:
+def counted(connection: Connection, holder_id: str, window_start: float) -> Spend:
+    """What the purchases of a window come to, whatever is kept of it."""
     holder: Column[Any] = PURCHASES.c.team_id if holder_id.startswith("team_") else PURCHASES.c.key_id
     is_open = PURCHASES.c.outcome == OPEN
     settled = func.coalesce(func.sum(case((is_open, 0), else_=func.coalesce(PURCHASES.c.cost, 0))), 0)

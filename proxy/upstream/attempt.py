@@ -6,19 +6,25 @@ waits to be checked.
 
 import asyncio
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from proxy import vendors
 from proxy.errors import UpstreamInvalidResponse, UpstreamRefusal, UpstreamStreamFailure, UpstreamTimeout
-from proxy.model import Candidate
+from proxy.model import Candidate, Usage
 from proxy.settings import UpstreamSection
 from proxy.spool import Spool
+from proxy.tracing import UNRECORDED, Span, Value
 from proxy.upstream.calls import Caller
 from proxy.upstream.outgoing import outgoing
 from proxy.upstream.receive import is_refusal, receive, refusal, reply_limit, unread_refusal
 from proxy.upstream.slots import ReceiveSlots
 from proxy.upstream.stream import Intake, is_event_stream
 from proxy.upstream.wire import Post, Reply, Wire
+
+_PROVIDERS = {"azure": "azure.ai.openai", "xai": "x_ai"}
+"""Vendors whose name the GenAI conventions spell differently."""
 
 
 @dataclass(slots=True)
@@ -37,10 +43,32 @@ class Attempt:
     """The spool holds the data of a stream's last event."""
     seconds: float = 0.0
     """Until the last byte, or until it failed."""
+    span: Span = UNRECORDED
+    """What tells of it."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What is sent beside what every call has: the place in the trace, if that is wanted."""
+
+    def described(self) -> Mapping[str, Value]:
+        """What a span says of the call before it is made. Source: OpenTelemetry semantic conventions, GenAI spans."""
+        request = self.candidate.request
+        return {
+            "gen_ai.operation.name": "generate_content",
+            "gen_ai.output.type": "image",
+            "gen_ai.provider.name": _PROVIDERS.get(self.section.vendor, self.section.vendor),
+            "gen_ai.request.model": request.model,
+            "gen_ai.request.choice.count": request.n,
+            "server.address": urlsplit(self.section.base_url).hostname or "",
+        }
+
+    def tell_usage(self, usage: Usage | None) -> None:
+        if usage is not None:
+            tokens_in = usage.text_in + usage.image_in + usage.unknown_in
+            tokens_out = usage.text_out + usage.image_out
+            self.span.tell({"gen_ai.usage.input_tokens": tokens_in, "gen_ai.usage.output_tokens": tokens_out})
 
     async def receive(self, wire: Wire, slots: ReceiveSlots, seconds: float) -> None:
         """The reply of a 200, whole, into the spool. Raises UpstreamError, StoreError, or InvalidRequest."""
-        post = _post(self.section, self.candidate, self.caller)
+        post = _post(self.section, self.candidate, self.caller, self.headers)
         # TCP, then TLS: both together end before the deadline, which thus passes only on what was sent.
         connect_seconds = min(self.section.connect_timeout_seconds, seconds / 2)
         io_seconds = self.section.total_timeout_seconds
@@ -80,7 +108,7 @@ class Attempt:
         )
 
 
-def _post(section: UpstreamSection, candidate: Candidate, caller: Caller) -> Post:
+def _post(section: UpstreamSection, candidate: Candidate, caller: Caller, more: Mapping[str, str]) -> Post:
     """The request as it goes out: the body that was believed, and no header that is not named here."""
     vendor, request = vendors.of(section.vendor), candidate.request
     body = outgoing(request, vendor)
@@ -89,6 +117,7 @@ def _post(section: UpstreamSection, candidate: Candidate, caller: Caller) -> Pos
         "accept": "application/json",  # also for streams, as the SDKs do: the body's `stream` decides
         "accept-encoding": "identity",
         "user-agent": "imagegate",
+        **more,
     }
     if caller.openai_beta:
         headers["openai-beta"] = caller.openai_beta

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -143,10 +143,13 @@ class Checker:
 
 def _refuse(spool: Spool, vendor: Vendor) -> None:
     with spool.view() as view:
-        refusal = vendor.refusal_in(document_of(view))
+        document = document_of(view)
+    refusal, usage = vendor.refusal_in(document), document.get("usage")
     if refusal is not None:
         status, error = refusal
-        raise UpstreamRefusal(status, json.dumps({"error": error}).encode("ascii"), "application/json", {})
+        raised = UpstreamRefusal(status, json.dumps({"error": error}).encode("ascii"), "application/json", {})
+        raised.told_cost = vendor.cost_of(usage) if isinstance(usage, Mapping) else None
+        raise raised
 
 
 def _add(spool: Spool, member: bytes) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from proxy import vendors
+from proxy import tracing, vendors
 from proxy.clock import Clock
 from proxy.errors import (
     InternalError,
@@ -32,6 +32,7 @@ from proxy.eventlog import EventLog
 from proxy.model import Candidate, Relay
 from proxy.settings import UpstreamSection
 from proxy.spool import Spools
+from proxy.tracing import UNTOLD, Tracer
 from proxy.upstream.attempt import Attempt
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.calls import Caller, Generation, Observer
@@ -64,6 +65,9 @@ class _Standing:
 
 class Upstreams:
     """All configured upstreams. `executor` is where replies are parsed: its size bounds how many at once."""
+
+    tracer: Tracer = UNTOLD
+    """Who is told of each call; set before the first one."""
 
     def __init__(
         self,
@@ -154,7 +158,17 @@ class Upstreams:
                 await asyncio.sleep(wait)
 
     async def _attempt(self, attempt: Attempt, until: float) -> Generation:
-        """One call, one connection: received whole within the deadline, then checked in peace."""
+        """One call, as a span of its own."""
+        name = f"generate_content {attempt.candidate.request.model}"
+        with self.tracer.call(name, attempt.described()) as attempt.span:
+            if self.tracer.forwards:
+                attempt.headers = tracing.traceparent()
+            generation = await self._receive(attempt, until)
+            attempt.tell_usage(generation.inspection.usage)
+            return generation
+
+    async def _receive(self, attempt: Attempt, until: float) -> Generation:
+        """One connection: received whole within the deadline, then checked in peace."""
         began = self._clock.monotonic()
         with self._counted(attempt):
             try:
@@ -217,7 +231,10 @@ class Upstreams:
         status = failure.status if isinstance(failure, UpstreamRefusal) else None
         if failure is None or isinstance(failure, (InternalError, UpstreamStreamFailure)):
             status = 200  # what is lost here is no fault of the upstream; a stream that failed had begun well
-        self._observer.attempt(name, model, status, _FAILURES.get(type(failure), ""), attempt.seconds)
+        error = _FAILURES.get(type(failure), "")
+        self._observer.attempt(name, model, status, error, attempt.seconds)
+        if failure is not None:
+            attempt.span.fail(error or (str(status) if status else type(failure).__name__))
         # The breaker counts failures of the upstream, never refusals of the request or of its rate.
         if isinstance(failure, UpstreamStreamFailure):
             breaker.failed() if failure.status >= 500 else breaker.succeeded()

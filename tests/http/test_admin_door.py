@@ -93,6 +93,23 @@ async def test_failures_spread_over_more_than_a_minute_lock_nobody_out(admin: Ad
             admin.clock.advance(6.5)
 
 
+@pytest.mark.parametrize("wrong_door", ["", "Bearer ", "Bearer sk-ig-somebodys"])
+async def test_who_took_the_wrong_door_locks_nobody_out(admin: Admin, wrong_door: str) -> None:
+    """No token at all, or a virtual key: told so, and no guess at the token."""
+    async with admin.at("10.0.0.2") as client:
+        for _ in range(MOST_FAILURES + 1):
+            headers = {"authorization": wrong_door} if wrong_door else {}
+            assert (await client.get(KEYS, headers=headers)).status_code == 401
+        assert (await client.get(KEYS, headers={"authorization": RIGHT})).status_code == 200
+
+
+async def test_an_entry_that_nobody_can_read_ends_what_is_believed(tmp_path: Path, clock: ManualClock) -> None:
+    async with behind_a_proxy(tmp_path, clock, "10.1.0.0/16") as admin, admin.at("10.1.0.1") as client:
+        for number in range(MOST_FAILURES):
+            assert (await guess(client, forwarded=f"192.0.2.{number}, unknown")).status_code == 401
+        assert (await guess(client, forwarded="192.0.2.99, unknown")).status_code == 429
+
+
 async def test_other_addresses_are_not_affected(admin: Admin) -> None:
     async with admin.at("10.0.0.2") as client:
         assert (await guess(client, MOST_FAILURES + 1)).status_code == 429
@@ -177,16 +194,20 @@ async def test_a_peer_without_an_address_is_called_unknown(admin: Admin) -> None
 
 async def test_a_database_that_hangs_is_a_503_and_holds_up_nobody_else(tmp_path: Path, clock: ManualClock) -> None:
     released = threading.Event()
-    database = BackgroundDatabase(f"sqlite:///{tmp_path}/imagegate.db", deadline_seconds=0.05)
+    database = BackgroundDatabase(f"sqlite:///{tmp_path}/imagegate.db")
     async with serving(settings_of(tmp_path), database, clock) as admin:
         await admin.ask("GET", KEYS)
+        await admin.ask("GET", "/admin/v1/usage")
+        database._deadline_seconds = 0.05
         hanging = [asyncio.create_task(_hang(database, released)) for _ in range(4)]
         await asyncio.wait(hanging)
         try:
-            for path in (KEYS, "/admin/v1/audit", "/admin/v1/usage", "/v1/organization/costs?start_time=1"):
+            for path in (KEYS, "/admin/v1/audit"):
                 assert await admin.refusal("GET", path, status=503) == ("database_unavailable", None)
             purge = await admin.refusal("POST", "/admin/v1/cache/purge", {"all": True}, status=503)
             assert purge == ("database_unavailable", None)
+            for path in ("/admin/v1/usage", "/v1/organization/costs?start_time=1"):
+                await admin.ask("GET", path)  # reports have a thread of their own
         finally:
             released.set()
 

@@ -27,6 +27,8 @@ async def test_from_nothing_to_a_bill_over_http(tmp_path: Path, upstream: Counti
         await keyed.gate.app.ledger.tend()
         [row] = (await client.get("/admin/v1/usage?by=key", headers=ADMIN)).json()["data"]
         assert (row["key"], row["calls"], row["hits"], row["cost_usd"]) == ("alice", 1, 1, 0.031735)
+        shown = (await client.get("/admin/v1/keys/alice", headers=ADMIN)).json()
+        assert (shown["spent_usd"], shown["reserved_usd"], shown["remaining_usd"]) == (0.031735, 0, 0.468265)
         since = {"start_time": int(keyed.gate.clock.wall()) - 3600}
         page = (await client.get("/v1/organization/usage/images", params=since, headers=ADMIN)).json()
         assert [r["images"] for bucket in page["data"] for r in bucket["results"]] == [1]

@@ -1,9 +1,11 @@
 """Budgets on the request path: reserved before a byte goes upstream, settled before the answer, held under any storm."""
 
 import asyncio
+import json
 import logging
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,18 @@ from anyio import to_thread
 
 from proxy.errors import UpstreamConnectionLost
 from proxy.settings import LimitsSection, RulesSection
-from tests.support.application import eventually
-from tests.support.counting import Call, CountingUpstream, Said, Streamed, completed, failed, paints, partial
+from tests.support.application import eventually, settings_over
+from tests.support.counting import (
+    Call,
+    CountingUpstream,
+    Said,
+    Streamed,
+    completed,
+    counting_upstream,
+    failed,
+    paints,
+    partial,
+)
 from tests.support.images import USAGE, picture, reply
 from tests.support.keyed import DOLLAR, Keyed, keyed_gate
 
@@ -22,6 +34,18 @@ pytestmark = pytest.mark.anyio
 
 ESTIMATE = Decimal("0.211")
 """A little more than what one image of the default size and quality is expected to cost."""
+OTHER_DEFAULT = """
+vendor = "mine"
+version = "1"
+source = "this test"
+checked = 2026-11-22
+
+[model.gpt-image-2.generations]
+prompt = { type = "string", required = true }
+size = { type = "string", default = "1024x1024" }
+quality = { type = "string", default = "auto" }
+n = { type = "integer", default = 1, minimum = 1, maximum = 10 }
+"""
 COST = 31_735_000
 """Nano-dollars of the usage that the upstream tells."""
 BILLED_USAGE = {**USAGE, "output_tokens": 7024}
@@ -118,8 +142,8 @@ async def test_payment_passes_to_the_first_who_can_pay(
     await upstream.reached(1 if "max_budget" in poor else 2)
     upstream.release()
     answers = await asyncio.gather(*tasks)
-    assert [answer.status_code for answer in answers] == [429, 429, 200]
-    assert answers[2].headers["x-imagegate-cache"] == "MISS"
+    assert [answer.status_code for answer in answers] == [429, 200, 200]  # who cannot pay waits on
+    assert [answer.headers["x-imagegate-cache"] for answer in answers[1:]] == ["COALESCED", "MISS"]
     await first
     assert len(upstream.calls) == (1 if "max_budget" in poor else 2)
 
@@ -276,6 +300,94 @@ async def test_what_goes_beyond_the_estimate_is_counted(keyed: Keyed, upstream: 
     assert answer.headers["x-imagegate-key-spend"] == "0.600055"
     assert keyed.gate.total("imagegate_budget_overshoot_usd_total", scope="key") == pytest.approx(0.380055)
     assert keyed.gate.total("imagegate_budget_remaining_usd", name="alice") == pytest.approx(-0.380055)
+
+
+# --- what an upstream says of its bill, and of its price --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unpriced", ["reject", "allow"])
+async def test_a_backup_without_a_price_makes_nothing_free(
+    tmp_path: Path, upstream: CountingUpstream, unpriced: Any
+) -> None:
+    """The seed's vendor has no price for this model: its rows in the catalogue are the backup here."""
+    async with counting_upstream() as backup:
+        upstream.script = bills
+        settings = settings_over(tmp_path, upstream, backup)
+        first, second = settings.upstreams
+        upstreams = (first, replace(second, vendor="apiyi"))
+        limits = LimitsSection(unpriced=unpriced)
+        async with keyed_gate(tmp_path, upstream, upstreams=upstreams, limits=limits) as keyed:
+            headers = await keyed.key(max_budget=float(2 * ESTIMATE))
+            answers = await asyncio.gather(*(keyed.gate.asking(f"fox {n}", headers=headers) for n in range(8)))
+            assert Counter(answer.status_code for answer in answers) == {200: 2, 429: 6}
+            upstream.script = refuses(503)
+            late = await keyed.gate.ask("late", headers=await keyed.key("late", max_budget=1))
+            assert (late.status_code, len(backup.calls)) == ((503, 0) if unpriced == "reject" else (200, 1))
+
+
+@pytest.mark.parametrize(
+    "usage", [{"input_tokens": 14, "total_tokens": 1070}, {"input_tokens": 9, "output_tokens": 10**22}]
+)
+async def test_a_bill_with_a_hole_in_it_is_no_bill(keyed: Keyed, upstream: CountingUpstream, usage: Any) -> None:
+    upstream.script = lambda call: Said(reply(picture(f"{call.number}"), usage=usage))
+    headers = await keyed.key(max_budget=float(ESTIMATE))
+    assert (await keyed.gate.ask("one", headers=headers)).status_code == 200
+    assert (await keyed.gate.ask("two", headers=headers)).status_code == 429
+    assert keyed.rows("SELECT outcome, cost = estimate FROM purchases") == [("estimated", 1)]
+    assert keyed.gate.total("imagegate_usage_missing_total") == 1
+
+
+async def test_a_refusal_that_was_charged_for_is_paid(tmp_path: Path, upstream: CountingUpstream) -> None:
+    usage = {"cost_in_usd_ticks": 700_000_000}
+    body = {"data": [{"respect_moderation": False}], "usage": usage}
+    upstream.script = lambda call: Said(json.dumps(body).encode())
+    [section] = settings_over(tmp_path, upstream).upstreams
+    async with keyed_gate(tmp_path, upstream, upstreams=(replace(section, vendor="xai"),)) as keyed:
+        answer = await keyed.gate.ask(headers=await keyed.key(max_budget=1), model="grok-imagine-image")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "moderation_blocked")
+        assert keyed.rows("SELECT outcome, cost FROM purchases") == [("settled", 70_000_000)]
+        assert keyed.spend() == (70_000_000, 0)
+        assert keyed.gate.total("imagegate_upstream_cost_usd_total") == pytest.approx(0.07)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"n": 10**30}, {"n": 10**12}, {"size": "x" * 12_000}, {"quality": "a\0b"}, {"size": "\u202e"}],
+    ids=lambda odd: next(iter(odd)),
+)
+async def test_what_a_model_that_is_not_listed_is_asked_can_always_be_written(
+    keyed: Keyed, upstream: CountingUpstream, odd: dict[str, Any]
+) -> None:
+    upstream.script = lambda call: Said(reply(picture("one")))
+    headers = await keyed.key()
+    assert (await keyed.gate.ask(headers=headers, model="painter-9", **odd)).status_code in (200, 400)
+    await keyed.gate.ask(headers=headers, model="painter-9", **odd)
+    await keyed.gate.app.ledger.tend()
+    assert keyed.gate.total("imagegate_ledger_lost_rows_total") == 0
+    assert keyed.gate.total("imagegate_degraded", part="database") == 0
+    for size, quality in keyed.rows("SELECT size, quality FROM purchases"):
+        assert len(size) <= 64 and quality.isprintable()
+
+
+async def test_a_model_whose_name_cannot_be_written_does_not_exist(keyed: Keyed, upstream: CountingUpstream) -> None:
+    answer = await keyed.gate.ask(headers=await keyed.key(), model="a\0b")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
+    assert upstream.calls == []
+
+
+async def test_what_a_backup_would_not_be_allowed_costs_the_first_nothing(
+    tmp_path: Path, upstream: CountingUpstream
+) -> None:
+    """A key for `auto` alone, and a backup whose own default is a size: the first upstream is asked all the same."""
+    async with counting_upstream() as backup:
+        first, second = settings_over(tmp_path, upstream, backup).upstreams
+        table = tmp_path / "mine.toml"
+        table.write_text(OTHER_DEFAULT)
+        upstreams = (first, replace(second, vendor="mine"))
+        rules = RulesSection(catalogue=(table,))
+        async with keyed_gate(tmp_path, upstream, upstreams=upstreams, rules=rules) as keyed:
+            answer = await keyed.gate.ask(headers=await keyed.key(allowed_sizes=["auto"]))
+            assert answer.status_code == 200
 
 
 # --- the database is gone ---------------------------------------------------------------------------------------------

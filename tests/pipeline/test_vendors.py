@@ -115,7 +115,7 @@ async def test_the_echo_of_a_caller_stands_where_it_stood_although_something_was
 async def test_the_input_of_an_edit_without_details_is_billed_as_the_dearer_kind(
     proxy: Gate, upstream: CountingUpstream
 ) -> None:
-    usage = {"input_tokens": 1000, "output_tokens": 0, "total_tokens": 1000}
+    usage = {"input_tokens": 1000, "output_tokens": 100, "total_tokens": 1100}
     upstream.script = lambda call: Streamed([completed(WHOLE, operation=call.operation, usage=usage)])
     head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x10\0\0\0\x10\x08\x06\0\0\0"
     answer = await proxy.client.post(
@@ -125,7 +125,7 @@ async def test_the_input_of_an_edit_without_details_is_billed_as_the_dearer_kind
     )
     assert "image_edit.completed" in answer.text
     assert proxy.total("imagegate_upstream_tokens_total", modality="unknown") == 1000
-    assert proxy.total("imagegate_upstream_cost_usd_total") == pytest.approx(0.008)  # 8 USD a million
+    assert proxy.total("imagegate_upstream_cost_usd_total") == pytest.approx(0.008 + 0.003)  # 8 and 30 USD a million
 
 
 async def test_a_stream_without_created_gets_one_as_well(tmp_path: Path, upstream: CountingUpstream) -> None:

@@ -100,7 +100,14 @@ async def serving(
         changes.append(clock.wall())
 
     metrics = Metrics(models=(), upstreams=(), version="0", clock=clock)
-    parts = AdminParts(settings=settings, database=database, clock=clock, metrics=metrics, on_change=on_change or heard)
+    parts = AdminParts(
+        settings=settings,
+        database=database,
+        reports=database.beside(threads=1),
+        clock=clock,
+        metrics=metrics,
+        on_change=on_change or heard,
+    )
     app = an_app(parts, metrics, clock)
     admin = Admin(app, parts, httpx.AsyncClient(), clock, changes)
     try:

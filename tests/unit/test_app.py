@@ -1,5 +1,6 @@
-"""The composition root: what it refuses to build."""
+"""The composition root: what it refuses to build, and what it tells of its build."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from proxy.app import build
 from proxy.errors import ConfigurationError
 from proxy.settings import CacheSection, RulesSection, Settings, UpstreamSection
+
+pytestmark = pytest.mark.anyio
 
 
 def settings(folder: Path, vendor: str, *files: Path) -> Settings:
@@ -35,3 +38,30 @@ def test_a_new_catalogue_without_the_vendor_of_a_running_upstream_leaves_the_old
     assert app.pipeline.doorkeeper.validator is old
     app.reload(settings(tmp_path, "mine", mine))
     assert app.pipeline.doorkeeper.validator is not old
+
+
+@pytest.mark.parametrize(
+    ("told", "label"), [(None, "unknown"), ("", "unknown"), (" 0f3c9a \n", "0f3c9a"), ("x" * 1000, "x" * 64)]
+)
+def test_the_build_says_what_it_was_made_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str | None, label: str
+) -> None:
+    if told is None:
+        monkeypatch.delenv("IMAGEGATE_REVISION", raising=False)
+    else:
+        monkeypatch.setenv("IMAGEGATE_REVISION", told)
+    app = build(settings(tmp_path, "openai"))
+    assert f'revision="{label}"' in app.metrics.render(None)[0].decode()
+
+
+async def test_the_lag_of_the_event_loop_is_watched_from_opening_to_closing(tmp_path: Path) -> None:
+    app = build(settings(tmp_path, "openai"))
+    loop = asyncio.get_running_loop()
+    await app.open()
+    alarm = app.lag._alarm
+    assert 0 < alarm.when() - loop.time() <= 0.5
+    alarm._callback()
+    assert "imagegate_event_loop_lag_seconds_count 1.0" in app.metrics.render(None)[0].decode()
+    last = app.lag._alarm
+    await app.close(1)
+    assert last.cancelled()

@@ -55,3 +55,15 @@ def test_aliases_in_the_environment_are_json() -> None:
 def test_sizes_and_durations_may_be_texts(tmp_path: Path) -> None:
     read = settings('[cache]\nmax_bytes = "50GB"\nmemory_bytes = 1000\nttl_seconds = "7d"\n', tmp_path)
     assert (read.cache.max_bytes, read.cache.memory_bytes, read.cache.ttl_seconds) == (50 * 10**9, 1000, 604_800)
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0.0), ("1", 1.0), ("0.25", 0.25), ("1e-3", 0.001)])
+def test_a_ratio_is_a_number_from_0_to_1(text: str, value: float, tmp_path: Path) -> None:
+    assert load(None, {"IMAGEGATE_TRACING__SAMPLE_RATIO": text}).tracing.sample_ratio == value
+    assert settings(f"[tracing]\nsample_ratio = {text}\n", tmp_path).tracing.sample_ratio == value
+
+
+@pytest.mark.parametrize("text", ["-0.1", "1.1", "nan", "inf", "true", "half", ""])
+def test_nothing_else_is_a_ratio(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"tracing\.sample_ratio: must be a number from 0 to 1"):
+        load(None, {"IMAGEGATE_TRACING__SAMPLE_RATIO": text})

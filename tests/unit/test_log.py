@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from proxy import log
 from proxy.errors import UpstreamConnectionLost
 from proxy.log import AccessLine, access, configure, redact
+from proxy.tracing import TraceContext, enter, leave
 
 IMAGE = "iVBORw0KGgo" + "aB3+/9zZ" * 60
 SECRETS = (
@@ -271,3 +272,25 @@ def test_the_server_does_not_report_what_the_access_line_has_told() -> None:
             server.error("Exception in ASGI application", exc_info=error)
     (only,) = stream.read_json()
     assert "ZeroDivisionError" in json.dumps(only)
+
+
+def test_a_line_that_is_written_on_behalf_of_a_request_has_its_trace() -> None:
+    token = enter(TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", True))
+    with logging_to(stream := Lines()) as logger:
+        logger.error("within")
+        logger.error("of another", extra={"span_id": "0123456789abcdef"})
+        leave(token)
+        logger.error("outside")
+    within, other, outside = stream.read_json()
+    assert (within["trace_id"], within["span_id"]) == ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
+    assert (other["trace_id"], other["span_id"]) == (within["trace_id"], "0123456789abcdef")
+    assert "trace_id" not in outside
+
+
+def test_an_access_line_has_the_ids_it_was_given() -> None:
+    with logging_to(stream := Lines()):
+        access(line(trace_id="0af7651916cd43dd8448eb211c80319c", span_id="b7ad6b7169203331"))
+        access(line())
+    traced, untraced = stream.read_json()
+    assert (traced["trace_id"], traced["span_id"]) == ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
+    assert (untraced["trace_id"], untraced["span_id"]) == (None, None)

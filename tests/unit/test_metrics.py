@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from proxy.errors import StoreError
 from proxy.families import FAMILIES
-from proxy.metrics import Metrics
+from proxy.metrics import MOST_KEYS, Metrics
 from proxy.model import Operation, Usage
+from proxy.tracing import TraceContext, enter, leave
 
 GENERATION = Operation.GENERATION
 CONFIGURED = {"gpt-image-2", "gpt-image-2.5", "openai", "design", "unknown_parameter"}
@@ -37,11 +38,12 @@ class Counted:
         self.metrics = Metrics(
             models=["gpt-image-2", "gpt-image-2.5"],
             upstreams=["openai"],
-            teams=["design"],
             version="1.2.3",
+            revision="0f3c",
             clock=StoppedClock(),
             registry=self.registry,
         )
+        self.metrics.expect_team("design")
 
     def total(self, sample: str, **labels: str) -> float:
         """The sum over every series of `imagegate_<sample>` that has these labels."""
@@ -72,6 +74,7 @@ def feed_everything(metrics: Metrics, word: str, number: int) -> None:
     metrics.disconnected(word, word)
     metrics.purchased(word, word, USAGE, Decimal("0.1"), 1)
     metrics.purchased(word, word, None, None, 1)
+    metrics.purchased_by(word, USAGE, Decimal("0.1"))
     metrics.purchase_failed(word)
     for reason in ("hit", "coalesced"):
         metrics.saved(word, word, reason, USAGE, Decimal("0.1"))
@@ -105,7 +108,7 @@ def test_process_and_interpreter_are_told_too() -> None:
     assert "process_resident_memory_bytes " in text
     assert "python_info{" in text
     assert 'imagegate_build_info{python="' in text
-    assert 'version="1.2.3"} 1.0' in text
+    assert 'revision="0f3c",version="1.2.3"} 1.0' in text
 
 
 def test_children_that_are_sure_to_come_stand_at_zero_so_that_increase_sees_the_first_event() -> None:
@@ -341,3 +344,114 @@ def test_the_lookups_of_a_tier_and_their_durations_are_equal_in_number() -> None
     assert counted.total("cache_lookups_total") == counted.total("cache_lookup_duration_seconds_count") == 4
     assert counted.total("cache_evictions_total", reason="size") == 3
     assert counted.total("cache_write_errors_total") == 1
+
+
+# --- by key -----------------------------------------------------------------------------------------------------------
+
+
+def test_money_by_key_is_counted_only_if_it_is_wanted() -> None:
+    counted = Counted()
+    counted.metrics.purchased_by("alice", USAGE, Decimal("0.1"))
+    assert counted.series_of("key_upstream_cost_usd") == counted.series_of("key_upstream_tokens") == 0
+    counted.metrics.count_keys()
+    for cost in (Decimal("0.1"), Decimal("0.2"), None):
+        counted.metrics.purchased_by("alice", USAGE, cost)
+    counted.metrics.purchased_by("bob", None, Decimal("0.4"))
+    assert counted.total("key_upstream_cost_usd_total", key="alice") == 0.3
+    assert counted.total("key_upstream_tokens_total", key="alice") == 3 * USAGE.total
+    assert counted.total("key_upstream_cost_usd_total", key="bob") == 0.4
+    assert counted.total("key_upstream_tokens_total", key="bob") == 0
+
+
+def test_the_first_keys_have_series_of_their_own_and_the_rest_share_one() -> None:
+    counted = Counted()
+    counted.metrics.count_keys()
+    for number in range(MOST_KEYS + 50):
+        counted.metrics.purchased_by(f"key {number}", USAGE, Decimal("0.1"))
+    counted.metrics.purchased_by("key 0", USAGE, Decimal("0.1"))
+    assert counted.series_of("key_upstream_cost_usd") == counted.series_of("key_upstream_tokens") == MOST_KEYS + 1
+    assert counted.total("key_upstream_cost_usd_total", key="other") == 5
+    assert counted.total("key_upstream_cost_usd_total", key="key 0") == 0.2
+    assert counted.overflowed("key_upstream_cost_usd_total", "key") == 50
+
+
+# --- the event loop ---------------------------------------------------------------------------------------------------
+
+
+def test_lag_stands_at_zero_from_the_start_and_is_observed() -> None:
+    counted = Counted()
+    assert counted.total("event_loop_lag_seconds_count") == 0
+    counted.metrics.lagged(0.0)
+    counted.metrics.lagged(0.7)
+    assert counted.total("event_loop_lag_seconds_bucket", le="0.001") == 1
+    assert counted.total("event_loop_lag_seconds_bucket", le="1.0") == 2
+
+
+# --- exemplars --------------------------------------------------------------------------------------------------------
+
+
+def in_trace(trace_id: str, event: Callable[[], object], *, is_sampled: bool = True) -> None:
+    token = enter(TraceContext(trace_id, "b7ad6b7169203331", is_sampled))
+    event()
+    leave(token)
+
+
+def exemplars(counted: Counted) -> dict[tuple[str, str], tuple[dict[str, str], float, float]]:
+    """By sample and `le`, as a reader of OpenMetrics sees them; it refuses those that are too long."""
+    opened = counted.metrics.render("application/openmetrics-text")[0].decode()
+    parsed: list[Metric] = list(parse_openmetrics(opened))  # type: ignore[no-untyped-call]
+    return {
+        (one.name.removeprefix("imagegate_"), one.labels["le"]): (
+            one.exemplar.labels,
+            one.exemplar.value,
+            float(one.exemplar.timestamp or 0),
+        )
+        for family in parsed
+        for one in family.samples
+        if one.exemplar is not None
+    }
+
+
+def test_a_bucket_names_its_latest_request_whose_trace_can_be_looked_up() -> None:
+    counted = Counted()
+
+    def answered(seconds: float) -> Callable[[], None]:
+        return lambda: counted.metrics.answered(GENERATION, "gpt-image-2", "hit", 200, seconds, None)
+
+    in_trace("a" * 32, answered(0.02))
+    in_trace("b" * 32, answered(0.021))
+    in_trace("c" * 32, answered(0.022), is_sampled=False)
+    answered(0.023)()
+    in_trace("d" * 32, answered(700))
+    name = "request_duration_seconds_bucket"
+    assert exemplars(counted) == {
+        (name, "0.025"): ({"trace_id": "b" * 32}, 0.021, 1_800_000_000.0),
+        (name, "+Inf"): ({"trace_id": "d" * 32}, 700, 1_800_000_000.0),
+    }
+    assert counted.total("request_duration_seconds_count") == 5
+
+
+def test_only_durations_of_requests_and_attempts_have_exemplars_and_only_in_openmetrics() -> None:
+    counted = Counted()
+    counted.metrics.count_keys()
+    in_trace("e" * 32, lambda: feed_everything(counted.metrics, "gpt-image-2", 200))
+    in_trace("e" * 32, lambda: counted.metrics.lagged(0.1))
+    in_trace("f" * 32, lambda: counted.metrics.attempt("openai", "gpt-image-2", 200, "", 40.0))
+    found = exemplars(counted)
+    assert {name for name, _ in found} == {
+        "request_duration_seconds_bucket",
+        "upstream_attempt_duration_seconds_bucket",
+    }
+    assert found["upstream_attempt_duration_seconds_bucket", "45.0"][0] == {"trace_id": "f" * 32}
+    assert all(sum(len(n) + len(v) for n, v in labels.items()) <= 128 for labels, *_ in found.values())
+    text = counted.metrics.render(None)[0].decode()
+    assert "trace_id" not in text
+    assert list(parse_text(text))
+
+
+def test_a_strangers_series_has_its_exemplar_under_other_and_overflows_once() -> None:
+    counted = Counted()
+    for trace_id in ("a" * 32, "b" * 32):
+        in_trace(trace_id, lambda: counted.metrics.answered(GENERATION, "dall-e-9", "hit", 200, 0.02, None))
+    assert exemplars(counted)["request_duration_seconds_bucket", "0.025"][0] == {"trace_id": "b" * 32}
+    assert counted.overflowed("request_duration_seconds", "model") == 2

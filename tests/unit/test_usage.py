@@ -67,6 +67,16 @@ def test_what_was_bought_and_what_was_saved_are_told_apart(database: Database, u
     assert (sums.saved_tokens, sums.saved_usd) == (5000, Decimal("0.25"))
 
 
+def test_a_report_of_more_rows_than_are_wanted_is_refused(database: Database, usage: Usage) -> None:
+    for number in range(4):
+        bought(database, model=f"painter-{number}")
+    tallied(database, model="painter-9")
+    assert len(usage.report(["model"], 0, 1e10, most_rows=5)) == 5
+    with pytest.raises(InvalidRequest) as caught:
+        usage.report(["model"], 0, 1e10, most_rows=4)
+    assert (caught.value.param, caught.value.code) == ("by", "too_many_rows")
+
+
 def test_every_class_of_tokens_has_its_own_column(database: Database, usage: Usage) -> None:
     counts = {name: 10**number for number, name in enumerate(TOKEN_COLUMNS)}
     bought(database, **counts)

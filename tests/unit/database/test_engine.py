@@ -4,9 +4,11 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -302,3 +304,38 @@ def test_a_wrong_password_is_not_repeated() -> None:
     while cause is not None:
         assert "hunter2" not in str(cause) + repr(cause)
         cause = cause.__cause__
+
+
+def test_threads_of_one_process_take_turns_at_writing_and_none_waits_for_ever(impatient: Database) -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def holds() -> None:
+        with impatient.writing():
+            held.set()
+            assert done.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(holds)
+        assert held.wait(10)
+        with pytest.raises(DatabaseUnavailable) as caught, impatient.writing():
+            pass
+        done.set()
+        holding.result(10)
+    assert caught.value.reason == "the database is locked"
+    with impatient.writing():
+        pass
+
+
+def test_an_integer_that_no_column_takes_is_a_defect(impatient: Database) -> None:
+    with pytest.raises(StatementRefused), impatient.reading() as connection:
+        connection.execute(text("SELECT :number"), {"number": 10**30})
+
+
+def test_a_value_too_long_for_an_index_is_a_defect_and_no_outage(postgres: PostgresServer) -> None:
+    database = Database(postgres.fresh_url())
+    with database.writing() as connection:
+        connection.execute(text("CREATE TABLE words (word TEXT PRIMARY KEY)"))
+    word = os.urandom(12_000).hex()
+    with pytest.raises(StatementRefused), database.writing() as connection:
+        connection.execute(text("INSERT INTO words VALUES (:word)"), {"word": word})
+    database.close()
