@@ -184,6 +184,7 @@ def build(
         look_up=partial(_bought, store),
         allow_unpriced=settings.limits.unpriced == "allow",
         retention_seconds=settings.database.retention_seconds,
+        tracer=tracer,
     )
     authenticator = Authenticator(
         settings.auth.mode,

@@ -22,6 +22,7 @@ from proxy.database.background import BackgroundDatabase
 from proxy.errors import ConfigurationError, DatabaseUnavailable, ImagegateError
 from proxy.model import Holder
 from proxy.purchase import Closing, Ending, OpenPurchase, Order, Tallied, Tallies, Tally, nanos, usd
+from proxy.tracing import UNTOLD, Tracer
 
 if TYPE_CHECKING:
     from proxy.bookkeeping import Books, Closed
@@ -95,6 +96,7 @@ class Ledger:
     look_up: Callable[[OpenPurchase], Awaitable[Closing | None]]
     allow_unpriced: bool = False
     retention_seconds: int = 0
+    tracer: Tracer = UNTOLD
     _flying: dict[str, Purchase] = field(default_factory=dict, init=False)
     _unwritten: deque[_Unwritten] = field(default_factory=deque, init=False)
     _doubted: dict[str, float] = field(default_factory=dict, init=False)
@@ -150,9 +152,10 @@ class Ledger:
         An error that leaves the block closes it: released if it was certainly not billed, else `unknown`.
         """
         now = self.clock.wall()
-        purchase = Purchase(order, holder, now, now + order.lease_seconds, self._close)
-        if self.strict:
-            await self._open(purchase)
+        purchase = Purchase(order, holder, now, now + order.lease_seconds, self._settle)
+        with self.tracer.span("reserve"):
+            if self.strict:
+                await self._open(purchase)
         self._flying[order.id] = purchase
         try:
             yield purchase
@@ -194,6 +197,10 @@ class Ledger:
         else:  # on the way out: nothing is waited for any more
             purchase.is_closed = True
             self._keep_for_later(_Unwritten(closing, purchase))
+
+    async def _settle(self, purchase: Purchase, closing: Closing) -> None:
+        with self.tracer.span("settle"):
+            await self._close(purchase, closing)
 
     async def _close(self, purchase: Purchase, closing: Closing) -> None:
         purchase.is_closed = True

@@ -8,7 +8,6 @@ buy        money                  reserve; upstream (which checks); count; store
 """
 
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -195,10 +194,7 @@ class Pipeline:
         begun, lease = self.store.epoch(), self.upstreams.deadline_seconds(ask.candidates) + LEASE_MARGIN_SECONDS
         order = outcomes.order(ask, instance=self.instance_id, lease_seconds=lease)
         with self.admission.buying(ask.principal, order.n):
-            async with AsyncExitStack() as until_closed:
-                with self.tracer.span("reserve"):
-                    opening = self.ledger.purchase(order, ask.principal.holder)
-                    purchase = await until_closed.enter_async_context(opening)
+            async with self.ledger.purchase(order, ask.principal.holder) as purchase:
                 generation = await self._call(ask)
                 paid = outcomes.describe(ask, generation, self.cache, order.id, self.clock.wall())
                 self._count(ask, paid)
@@ -207,8 +203,7 @@ class Pipeline:
                         entry, stored = await self.store.keep(generation.spool, paid), False
                     else:
                         entry, stored = await self.store.commit(generation.spool, paid, begun_epoch=begun)
-                with self.tracer.span("settle"):
-                    await purchase.settle(outcomes.closing(paid, is_exact=outcomes.is_exact(generation)))
+                await purchase.settle(outcomes.closing(paid, is_exact=outcomes.is_exact(generation)))
         return Fill(entry, True, stored, generation.relay, generation.seconds)
 
     def _count(self, ask: Ask, paid: Metadata) -> None:

@@ -141,6 +141,12 @@ class Prometheus:
         data = self.ask("query_range", query=expression, start=now - seconds, end=now, step=SCRAPE_SECONDS)
         return [(each["metric"], [float(value) for _, value in each["values"]]) for each in data["result"]]
 
+    def exemplars(self, expression: str) -> list[Any]:
+        """Those of the last minute, by series."""
+        now = time.time()
+        found: list[Any] = self.ask("query_exemplars", query=expression, start=now - 60, end=now + 1)
+        return found
+
     def answers(self, target: Target) -> bool:
         """Whether a panel's query has something to show: a number at least once."""
         expression = substituted(target.expression)

@@ -13,7 +13,7 @@ from tests.support.observed import Prometheus, Target, prometheus, substituted, 
 from tests.support.polling import eventually
 from tests.support.process import Proxy, serving
 from tests.support.prometheus import found
-from tests.support.traffic import Traffic, flowing, keys_of
+from tests.support.traffic import TRACE_ID, Traffic, flowing, keys_of
 from tests.support.upstream_process import UpstreamProcess
 
 ENOUGH_SCRAPES = 8
@@ -126,3 +126,11 @@ def test_the_scripted_load_shows_what_a_dashboard_is_for(stand: Stand) -> None:
     ):
         [(_, value)] = ask(substituted(expression))
         assert value > 0, expression
+
+
+def test_an_exemplar_leads_from_a_latency_to_its_trace(stand: Stand) -> None:
+    def traces() -> set[str]:
+        series = stand.prometheus.exemplars("imagegate_request_duration_seconds_bucket")
+        return {each["labels"]["trace_id"] for found in series for each in found["exemplars"]}
+
+    assert eventually(traces, seconds=20, what="an exemplar") == {TRACE_ID}
