@@ -9,9 +9,11 @@ import random
 import resource
 import select
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -129,10 +131,21 @@ class Watched:
     descriptors: int = 0
 
     def begin(self) -> None:
-        """After a first small edit, which imports what edits need."""
+        """After a first small edit, which imports what edits need, and its row of the ledger, which imports SQLAlchemy."""
         assert post(self.proxy, large_form("the first and small one", [HEAD, b"x" * 1000])).status == 200
+        eventually(self._has_written, what="the row of the ledger")
         self.forget_peak()
         self.resident, self.descriptors = self.proxy.resident_bytes(), self.proxy.descriptors()
+
+    def _has_written(self) -> bool:
+        ledger = self.cache.parent / "var" / "imagegate.db"
+        if not ledger.is_file():
+            return False
+        with closing(sqlite3.connect(ledger)) as connection:
+            try:
+                return bool(connection.execute("SELECT count(*) FROM purchases").fetchone()[0])
+            except sqlite3.OperationalError:
+                return False  # it is being made
 
     def forget_peak(self) -> None:
         """The peak is what is resident now (proc_pid_clear_refs(5))."""

@@ -249,9 +249,11 @@ async def test_closed_is_unavailable(path: Path) -> None:
     await never.close()
     assert await reason(never, revision) == "it is closed"
     assert not path.exists()
+    others = threading.enumerate()
     database = BackgroundDatabase(f"sqlite:///{path}")
     await database.run(revision)
-    threads = [each for each in threading.enumerate() if each.name.startswith("database_")]
+    threads = [each for each in threading.enumerate() if each not in others and each.name.startswith("database_")]
+    assert len(threads) == THREADS
     await database.close()
     await database.close()
     assert await reason(database, revision) == "it is closed"
