@@ -1,7 +1,7 @@
 """The first page: what imagegate does, what it costs, what it saves, and how that feels to who calls it."""
 
 from grafana.page import Page, Row
-from grafana.panel import OF_QUANTILES, Bars, Chart, Column, Number, Table
+from grafana.panel import OF_QUANTILES, OF_THE_CACHE, Bars, Chart, Column, Number, Table
 from grafana.query import (
     WHOLE_RANGE,
     Query,
@@ -28,14 +28,6 @@ BLAMELESS = f"sum({PLAIN} or {LATE})"
 SPENT = series("upstream_cost_usd_total")
 SAVED = series("saved_cost_usd_total")
 
-WORDS = {
-    "hit": "green",
-    "coalesced": "light-green",
-    "miss": "orange",
-    "refresh": "yellow",
-    "bypass": "purple",
-    "none": "gray",
-}
 STATUS = {
     "200": "green",
     "400": "yellow",
@@ -101,6 +93,7 @@ _FIRST = Row(
             width=3,
             query=Query(or_zero(per_second(series("requests_total")))),
             trend=True,
+            colour="blue",
         ),
         Number(
             id=5,
@@ -195,7 +188,7 @@ _TRAFFIC = Row(
             queries=(Query(per_second(series("requests_total"), "cache"), "{{cache}}"),),
             stacked=True,
             width=8,
-            colours=WORDS,
+            colours=OF_THE_CACHE,
         ),
         Chart(
             id=12,
@@ -295,7 +288,7 @@ _IMAGES = Row(
             queries=(Query(or_flat(per_minute(series("images_total"), "cache"), "cache"), "{{cache}}"),),
             stacked=True,
             width=8,
-            colours=WORDS,
+            colours=OF_THE_CACHE,
         ),
         Chart(
             id=42,

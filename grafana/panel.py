@@ -15,6 +15,14 @@ FULL_WIDTH = 24
 COUNT, RATE, DOLLARS, RATIO = "short", "reqps", "currencyUSD", "percentunit"
 DECIMALS = {COUNT: 0, DOLLARS: 2, RATIO: 0}
 """In bars and tables; increase() of a count is rarely whole."""
+OF_THE_CACHE = {
+    "hit": "green",
+    "coalesced": "light-green",
+    "miss": "orange",
+    "refresh": "yellow",
+    "bypass": "purple",
+    "none": "gray",
+}
 OF_QUANTILES = {"p50": "green", "p95": "yellow", "p99": "orange"}
 
 Thresholds: TypeAlias = tuple[tuple[float, str], ...]
@@ -35,14 +43,14 @@ class Panel:
     description: str
     unit: str
     width: int
-    height: int = 8
+    height: int = 9
     quiet: str = "0"
     thresholds: Thresholds = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number(Panel):
-    """One number; with `trend` the latest, over its line, else one for the whole range; `loud` fills its panel with colour."""
+    """One number; with `trend` the latest, over its line, else one for the whole range; `loud` fills its panel."""
 
     query: Query
     trend: bool = False
