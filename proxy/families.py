@@ -44,6 +44,8 @@ def _listed(name: str, values: str) -> Label:
 
 
 _STATUS = (*(str(status.value) for status in HTTPStatus), "499", *map(str, range(520, 531)))
+_FAILURES = ("500", "502", "503", "504")
+"""They stand at 0 from the start: the first failure of a series that it makes is one that no rate ever shows."""
 _ALL: tuple[Mapping[str, tuple[str, ...]], ...] = ({},)
 _NO_TEAM = {"team": ("none",)}
 _USUAL_TOKENS: tuple[Mapping[str, tuple[str, ...]], ...] = (
@@ -101,7 +103,7 @@ FAMILIES: tuple[Family, ...] = (
         "counter",
         "Requests finished, by the way the cache took part and the status sent (499: the client had gone).",
         (_OPERATION, _ASKED_MODEL, _CACHE, Label("code", _STATUS)),
-        initial=({"cache": ("hit", "miss", "coalesced"), "code": ("200",)}, {"cache": ("miss",), "code": ("502",)}),
+        initial=({"cache": ("hit", "miss", "coalesced"), "code": ("200",)}, {"cache": ("miss",), "code": _FAILURES}),
     ),
     Family(
         "imagegate_request_duration_seconds",

@@ -204,7 +204,7 @@ class Pipeline:
                     else:
                         entry, stored = await self.store.commit(generation.spool, paid, begun_epoch=begun)
                 await purchase.settle(outcomes.closing(paid, is_exact=outcomes.is_exact(generation)))
-        return Fill(entry, True, stored, generation.relay, generation.seconds)
+        return Fill(entry, True, stored, generation.relay, generation.waited_seconds + generation.seconds)
 
     def _count(self, ask: Ask, paid: Metadata) -> None:
         """What was bought, once, by who pays for it."""

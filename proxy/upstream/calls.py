@@ -26,8 +26,12 @@ class Generation:
     spool: Spool
     inspection: Inspection
     upstream_request_id: str | None
+    began: float
+    """Monotonic: when the call that succeeded was begun."""
     seconds: float
-    """From the first attempt at this upstream to the last byte of its reply."""
+    """Of the call that succeeded: from connecting to the last byte of its reply."""
+    waited_seconds: float = 0.0
+    """Until that call began: for a place at the upstream, and for the calls before it that failed."""
     told_cost: Decimal | None = None
     """USD, where the vendor itself says what it charged."""
     partials: int = 0

@@ -108,8 +108,8 @@ class Upstreams:
 
         Raises UpstreamError, QueueFull, InternalError (the reply was lost here), or InvalidRequest (nothing was sent).
         """
-        awake = self._awake(candidates)
-        latest = self._clock.monotonic() + self.deadline_seconds(candidates)
+        awake, asked = self._awake(candidates), self._clock.monotonic()
+        latest = asked + self.deadline_seconds(candidates)
         failure: UpstreamError | QueueFull | None = None
         for candidate in awake:
             if failure is not None:
@@ -117,7 +117,7 @@ class Upstreams:
                     break
                 self._observer.retried(candidate.upstream, "failover")
             try:
-                return await self._buy(candidate, caller, log, latest)
+                generation = await self._buy(candidate, caller, log, latest)
             except (UpstreamError, QueueFull) as error:
                 if not _certainly_not_billed(error):
                     raise
@@ -125,6 +125,9 @@ class Upstreams:
                 # The caller is told the refusal that says most: a backup out of reach must not hide a `Retry-After`.
                 if failure is None or isinstance(error, UpstreamRefusal):
                     failure = error
+            else:
+                generation.waited_seconds = generation.began - asked
+                return generation
         assert failure is not None
         raise failure
 
@@ -184,6 +187,7 @@ class Upstreams:
             inspection=checked.inspection,
             told_cost=vendors.of(attempt.section.vendor).cost_of(checked.inspection.told_usage),
             upstream_request_id=request_id_of(told),
+            began=began,
             seconds=attempt.seconds,
             partials=attempt.intake.partials,
             relay=Relay(relayed(told), content_type_of(told), checked.echo),

@@ -1,5 +1,6 @@
 """Several upstreams: who is asked, under whose name the answer is stored, and what is tried elsewhere."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.settings import Settings
-from tests.support.application import Gate, gate, settings_over
+from tests.support.application import Gate, eventually, gate, settings_over
 from tests.support.counting import Call, CountingUpstream, Said, counting_upstream
 
 pytestmark = pytest.mark.anyio
@@ -161,3 +162,20 @@ async def test_a_request_that_only_one_vendor_takes_goes_to_that_vendor_alone(
         answer = await proxy.ask(n=2)  # apiyi takes n = 1 only
     assert answer.status_code == 429
     assert other.calls == []
+
+
+async def test_waiting_for_a_place_at_the_upstream_is_no_time_of_our_own(
+    tmp_path: Path, upstream: CountingUpstream
+) -> None:
+    """What is told as the upstream's in `Server-Timing` holds the wait, and `imagegate_overhead_seconds` does not."""
+    [section] = settings_over(tmp_path, upstream).upstreams
+    async with gate(settings_over(tmp_path, upstream, upstreams=(replace(section, max_connections=1),))) as proxy:
+        upstream.hold()
+        first, second = proxy.asking("first"), proxy.asking("second")
+        await upstream.reached(1)
+        await eventually(lambda: proxy.total("imagegate_requests_queued") == 1)
+        proxy.clock.advance(20)
+        upstream.release()
+        await asyncio.gather(first, second)
+        assert proxy.total("imagegate_overhead_seconds_sum", cache="miss") < 1
+        assert "upstream;dur=20000" in second.result().headers["server-timing"]
