@@ -165,7 +165,7 @@ class KeyStore:
         """What it has spent in the present window of its budget, in dollars, and when the next one begins."""
         start, end = budget.window(record, self._clock.wall())
         with self._database.reading() as connection:
-            spend = purchaserows.counted(connection, record.id, start)
+            spend = purchaserows.standing(connection, record.id, start)
         left = None if record.max_budget is None else record.max_budget - spend.settled - spend.reserved
         return {
             "spent_usd": float(usd(spend.settled)),

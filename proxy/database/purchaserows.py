@@ -107,6 +107,14 @@ def present(connection: Connection, taken: Spend, window_start: float) -> Spend:
     return found
 
 
+def standing(connection: Connection, holder_id: str, window_start: float) -> Spend:
+    """What has been spent in the window that began then, for who only looks: nothing is locked, nothing written."""
+    row = connection.execute(select(SPENDS).where(SPENDS.c.holder_id == holder_id)).mappings().one_or_none()
+    if row is not None and row["window_start"] == window_start:
+        return Spend(**row)
+    return counted(connection, holder_id, window_start)
+
+
 def write_spend(connection: Connection, changed: Spend) -> None:
     connection.execute(
         update(SPENDS).where(SPENDS.c.holder_id == changed.holder_id),

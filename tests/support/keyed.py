@@ -1,7 +1,7 @@
 """The whole application in this process in mode `keys`, over a database of the test's own, and what its ledger says."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,11 +87,3 @@ async def keyed_gate(
 async def keyed(tmp_path: Path, upstream: CountingUpstream) -> AsyncIterator[Keyed]:
     async with keyed_gate(tmp_path, upstream) as keyed:
         yield keyed
-
-
-@pytest.fixture
-def locked(keyed: Keyed) -> Iterator[None]:
-    """Somebody else holds the database, for as long as the test lasts."""
-    with closing(sqlite3.connect(keyed.path, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield

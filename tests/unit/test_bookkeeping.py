@@ -764,6 +764,17 @@ def test_what_is_spent_stays_spent_though_its_purchases_are_forgotten(scene: Sce
     scene.clock.advance(10 * DAY)
     assert scene.books.forget(DAY) == 1
     assert isinstance(scene.refusal(order(key, 1)), BudgetExceeded)
+    assert scene.keys.standing(key)["spent_usd"] == 0.06
+
+
+def test_whoever_looks_sees_the_present_window_before_anybody_buys_in_it(scene: Scene) -> None:
+    key = scene.key(max_budget="0.06", budget_duration="1h")
+    scene.close(scene.open(key), cost=6 * CENT)
+    assert scene.keys.standing(key)["remaining_usd"] == 0
+    scene.clock.advance(HOUR)
+    told = scene.keys.standing(key)
+    assert (told["spent_usd"], told["remaining_usd"]) == (0, 0.06)
+    assert told["budget_resets_at"] == scene.clock.wall() // HOUR * HOUR + HOUR
 
 
 # A database that is damaged by hand
