@@ -92,15 +92,16 @@ def test_drain_seconds_bound_the_wait_and_a_lost_flight_is_no_clean_exit(
 
 def test_waiting_requests_and_abandoned_flights_share_one_drain(start: Start, upstream: UpstreamProcess) -> None:
     waited_for, abandoned = (upstream.plan(name, {"hold": True}) for name in ("waited for", "abandoned"))
-    proxy = start({"server": {"drain_seconds": 2}})
+    proxy = start({"server": {"drain_seconds": 5}})
     with pytest.raises(TimeoutError):
         ask(proxy, abandoned, seconds=0.3)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(ask, proxy, waited_for)
         eventually(lambda: upstream.held(waited_for) == 1)
         began = time.monotonic()
-        assert proxy.stop(15) == 1
-        assert 1.9 < time.monotonic() - began < 3.5
+        assert proxy.stop(20) == 1
+        # One drain, not two after each other, with room for a machine that runs other tests beside this one.
+        assert 4.9 < time.monotonic() - began < 9.5
         with pytest.raises((ConnectionError, HTTPException)):
             answer.result()
     text = proxy.log_text()
