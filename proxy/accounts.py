@@ -90,9 +90,7 @@ class Accounts:
 
 
 def _records(holder: Holder | None) -> Sequence[Record]:
-    if holder is None:
-        return ()
-    return (holder.key,) if holder.team is None else (holder.key, holder.team)
+    return () if holder is None else holder.records
 
 
 def _alias(record: Record) -> str:

@@ -72,6 +72,11 @@ class Holder:
     key: KeyRecord
     team: TeamRecord | None = None
 
+    @property
+    def records(self) -> tuple[KeyRecord | TeamRecord, ...]:
+        """Whose budgets its purchases touch."""
+        return (self.key,) if self.team is None else (self.key, self.team)
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:

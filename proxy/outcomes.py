@@ -37,9 +37,7 @@ def payable(ask: Ask, *, allow_unpriced: bool) -> Ask:
     a price nobody could hold to it. Where none has a price, as it was: to be refused with that reason.
     """
     holder = ask.principal.holder
-    limited = holder is not None and any(
-        each is not None and each.max_budget is not None for each in (holder.key, holder.team)
-    )
+    limited = holder is not None and any(each.max_budget is not None for each in holder.records)
     priced = tuple(candidate for candidate in ask.candidates if estimated_cost(candidate.request) is not None)
     return ask if allow_unpriced or not limited or not priced else replace(ask, candidates=priced)
 
