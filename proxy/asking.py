@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from proxy import allowance, policy, validation, vendors
+from proxy import allowance, policy, strictjson, validation, vendors
 from proxy.admission import Admission
 from proxy.auth import Authenticator
 from proxy.cachekey import cache_key
@@ -14,12 +14,16 @@ from proxy.eventlog import Listener
 from proxy.idempotency import Claim, Idempotency
 from proxy.keyring import KeyRefused
 from proxy.metrics import Metrics
-from proxy.model import Candidate, Document, ImageRequest, Inbound, Principal, Progress
+from proxy.model import Candidate, Document, ImageRequest, Inbound, Principal, Progress, Unparsed
+from proxy.recall import Belief, Question, Recall
 from proxy.routing import eligible
 from proxy.settings import UpstreamSection
 from proxy.upstream import Caller
 
 logger = logging.getLogger("imagegate")
+
+_SHAPING = ("x-imagegate-variant", "openai-beta", "cache-control", "x-imagegate-cache-ttl", "x-imagegate-tags")
+"""Headers of which a belief is formed, beside the body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class Doorkeeper:
     admission: Admission
     metrics: Metrics
     clock: Clock
+    recall: Recall = field(default_factory=Recall)
 
     async def believe(self, inbound: Inbound) -> Ask:
         """Raises RequestError or RateLimited, and counts it."""
@@ -73,25 +78,22 @@ class Doorkeeper:
         inbound.progress.team, inbound.progress.key_id = principal.team, principal.name
         self.admission.admit(principal)
         try:
-            document = await inbound.read()
-            candidates = self._candidates(inbound, principal, document)
-            directives = policy.directives(inbound.headers)
+            belief = self._belief(inbound, principal, await inbound.read())
             idempotency_key = Idempotency.key_of(inbound.headers)
-            tags = policy.tags(inbound.headers)
         except RequestError as error:
             self.metrics.rejected(error.param, error.code)
             raise
-        self._note(inbound, candidates[0])
+        self._note(inbound, belief.candidates[0])
         return Ask(
             principal,
-            candidates,
-            directives,
+            belief.candidates,
+            belief.directives,
             inbound.arrived,
             inbound.progress,
             openai_beta=inbound.headers.get("openai-beta", ""),
             idempotency_key=idempotency_key,
             request_id=inbound.request_id,
-            tags=tags,
+            tags=belief.tags,
         )
 
     def authenticate(self, headers: Mapping[str, str]) -> Principal:
@@ -107,6 +109,23 @@ class Doorkeeper:
         except Forbidden:
             self.metrics.auth_failed("origin")
             raise
+
+    def _belief(self, inbound: Inbound, principal: Principal, body: Document | Unparsed) -> Belief:
+        """What follows from the call; recalled if the same one has come before. Raises RequestError."""
+        if isinstance(body, Document):
+            return self._formed(inbound, principal, body)
+        shaping = tuple([inbound.headers.get(name) for name in _SHAPING])
+        question = Question(inbound.operation, body.deployment, principal.scope, shaping, body.content)
+        belief = self.recall.belief(question, self.validator, principal.holder)
+        if belief is None:
+            document = Document(strictjson.parse_object(body.content)).deployed(body.deployment)
+            belief = self._formed(inbound, principal, document)
+            self.recall.keep(question, self.validator, principal.holder, belief)
+        return belief
+
+    def _formed(self, inbound: Inbound, principal: Principal, document: Document) -> Belief:
+        candidates = self._candidates(inbound, principal, document)
+        return Belief(candidates, policy.directives(inbound.headers), policy.tags(inbound.headers))
 
     def _candidates(self, inbound: Inbound, principal: Principal, document: Document) -> tuple[Candidate, ...]:
         """The preferred upstream judges the request; another one is a candidate if it would take it too."""

@@ -1,17 +1,17 @@
-"""Reads a request's body into a Document: bounded in size and in time, and not before somebody asks for it.
+"""Reads a request's body: bounded in size and in time, and not before somebody asks for it.
 
 The JSON of a generation is read whole, it is small. What holds pictures goes to disk while it arrives.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from starlette.types import Receive
 
-from proxy import mediatype, strictjson
+from proxy import mediatype
 from proxy.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType
-from proxy.model import Document, Operation
+from proxy.model import Document, Operation, Unparsed
 from proxy.settings import ServerSection
 from proxy.targets import Target
 from proxy.uploads import Uploads
@@ -31,15 +31,9 @@ class Bodies:
     server: ServerSection
     uploads: Uploads
 
-    async def read(self, target: Target, headers: Mapping[str, str], incoming: "Incoming") -> Document:
+    async def read(self, target: Target, headers: Mapping[str, str], incoming: "Incoming") -> Document | Unparsed:
         """The body of a call. Raises RequestError (400, 408, 413, 415), NoRoomForUpload, and ClientGone."""
-        document = await self._read(target.operation, headers, incoming)
-        if target.deployment is None:
-            return document
-        return replace(document, fields={**document.fields, "model": target.deployment})
-
-    async def _read(self, operation: Operation, headers: Mapping[str, str], incoming: "Incoming") -> Document:
-        takes_pictures = operation is Operation.EDIT
+        takes_pictures = target.operation is Operation.EDIT
         is_form = _is_form(headers, takes_pictures=takes_pictures)
         limit = self._limit(is_form=is_form, takes_pictures=takes_pictures)
         announced = _announced(headers)
@@ -47,9 +41,10 @@ class Bodies:
             raise _too_large(limit)
         chunks = incoming.chunks(limit)
         if not takes_pictures:
-            return Document(strictjson.parse_object(b"".join([chunk async for chunk in chunks])))
+            return Unparsed(b"".join([chunk async for chunk in chunks]), target.deployment)
         self.uploads.room.expect(announced, announced)
-        return await (self.uploads.multipart(chunks, headers["content-type"]) if is_form else self.uploads.json(chunks))
+        reading = self.uploads.multipart(chunks, headers["content-type"]) if is_form else self.uploads.json(chunks)
+        return (await reading).deployed(target.deployment)
 
     def _limit(self, *, is_form: bool, takes_pictures: bool) -> int:
         """Bytes."""

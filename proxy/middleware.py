@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy import ids, log, tracing
+from proxy.accessline import AccessLine
 from proxy.addresses import is_authority
 from proxy.clock import Clock
 from proxy.errors import HeadersTooLarge, ImagegateError, InternalError, InvalidRequest, forget_frames
@@ -137,7 +138,7 @@ class Recorded:
                 stage = "body" if call.status or not call.progress.model else "upstream"
                 self._metrics.disconnected(call.operation.value, stage)
         if self._log_access and (code >= 400 or call.route not in UNLOGGED_ROUTES):
-            log.access(_line(scope, call, cache, code, seconds, overhead))
+            log.access(_line(scope, call, cache, code, seconds, overhead), self._clock.wall())
 
 
 def _describe(span: Span, call: Call) -> None:
@@ -164,10 +165,10 @@ def _overhead(call: Call) -> float | None:
     return max(0.0, call.first_byte_monotonic - call.arrived_monotonic - call.outcome.upstream_seconds)
 
 
-def _line(scope: Scope, call: Call, cache: str, code: int, seconds: float, overhead: float | None) -> log.AccessLine:
+def _line(scope: Scope, call: Call, cache: str, code: int, seconds: float, overhead: float | None) -> AccessLine:
     outcome, progress = call.outcome, call.progress
     metadata = outcome.entry.metadata if outcome is not None else None
-    line = log.AccessLine(
+    line = AccessLine(
         request_id=call.request_id,
         method=scope["method"],
         route=call.route,

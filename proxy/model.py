@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
@@ -155,6 +155,18 @@ class Document:
     mask: Any = field(default=None, repr=False)
     container: Literal["json", "multipart"] = "json"
 
+    def deployed(self, model: str | None) -> "Document":
+        """The same, asking for the model that the path names, if it names one: it goes before the body's."""
+        return self if model is None else replace(self, fields={**self.fields, "model": model})
+
+
+@dataclass(frozen=True, slots=True)
+class Unparsed:
+    """A JSON body as it came, whole, into which nobody has looked yet. `deployment` is the model that the path names."""
+
+    content: bytes = field(repr=False)
+    deployment: str | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
@@ -165,7 +177,7 @@ class Inbound:
 
     operation: Operation
     headers: Mapping[str, str] = field(repr=False)
-    read: Callable[[], Awaitable[Document]]
+    read: Callable[[], Awaitable[Document | Unparsed]]
     arrived: float
     progress: Progress = field(default_factory=Progress)
     request_id: str = ""

@@ -30,7 +30,7 @@ from proxy.filelinks import EXTENSIONS, FileLinks
 from proxy.health import Health
 from proxy.metrics import Metrics
 from proxy.middleware import Call, call_of, headers_of
-from proxy.model import Answer, Document, Inbound, Rendering
+from proxy.model import Answer, Document, Inbound, Rendering, Unparsed
 from proxy.pipeline import Pipeline
 from proxy.render import Renderer
 from proxy.replyheaders import Moment
@@ -105,7 +105,7 @@ class ImagesApi:
         headers = headers_of(scope, _KNOWN)
         incoming = Incoming(receive, self.server.receive_timeout_seconds)
 
-        async def read() -> Document:
+        async def read() -> Document | Unparsed:
             try:
                 return await self.bodies.read(target, headers, incoming)
             finally:

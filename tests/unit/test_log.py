@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy import log
+from proxy import accessline, log
+from proxy.accessline import AccessLine
 from proxy.errors import UpstreamConnectionLost
-from proxy.log import AccessLine, access, configure, redact
+from proxy.log import access, configure
+from proxy.redaction import redact
 from proxy.tracing import TraceContext, enter, leave
 
 IMAGE = "iVBORw0KGgo" + "aB3+/9zZ" * 60
@@ -127,7 +129,8 @@ def test_time_is_rfc_3339_in_utc_to_the_millisecond() -> None:
 def test_a_request_is_one_line_with_every_field() -> None:
     with logging_to(stream := Lines()):
         access(
-            line(cache="hit", cache_key="0123456789abcdef", cost_usd=Decimal(0), saved_usd=Decimal("0.0534"), images=1)
+            line(cache="hit", cache_key="0123456789abcdef", cost_usd=Decimal(0), saved_usd=Decimal("0.0534"), images=1),
+            0,
         )
     (told,) = stream.read_json()
     assert told["logger"] == "imagegate.access"
@@ -140,7 +143,7 @@ def test_a_request_is_one_line_with_every_field() -> None:
 @given(st.fixed_dictionaries({name: st.text(max_size=300) for name in TEXT_FIELDS}))
 @settings(max_examples=100, deadline=None)
 def test_whatever_stands_in_a_field_a_request_is_one_ascii_line_of_json(texts: dict[str, str]) -> None:
-    told_line = written(access=line(**texts))
+    told_line = accessline.written(line(**texts), 0)
     assert told_line.isascii() and "\n" not in told_line
     told = json.loads(told_line)
     assert all(told[name] is None or len(told[name]) <= 300 for name in TEXT_FIELDS)
@@ -149,7 +152,7 @@ def test_whatever_stands_in_a_field_a_request_is_one_ascii_line_of_json(texts: d
 @pytest.mark.parametrize("secret", SECRETS)
 def test_no_secret_comes_through_a_field(secret: str) -> None:
     for name in TEXT_FIELDS:
-        assert_no_secret(written(access=line(**{name: secret})))
+        assert_no_secret(accessline.written(line(**{name: secret}), 0))
     for name in log.EXTRA_FIELDS:
         assert_no_secret(written(msg="x", **{name: secret}))
 
@@ -254,7 +257,7 @@ def test_a_level_hides_what_is_below_it_and_stopping_leaves_everything_as_it_was
     before = (root.level, root.handlers[:])
     with logging_to(stream := Lines(), "warning") as logger:
         logger.info("hidden")
-        access(line())
+        access(line(), 0)
         logger.error("shown")
     assert [one["msg"] for one in stream.read_json()] == ["shown"]
     assert (root.level, root.handlers[:]) == before
@@ -289,8 +292,8 @@ def test_a_line_that_is_written_on_behalf_of_a_request_has_its_trace() -> None:
 
 def test_an_access_line_has_the_ids_it_was_given() -> None:
     with logging_to(stream := Lines()):
-        access(line(trace_id="0af7651916cd43dd8448eb211c80319c", span_id="b7ad6b7169203331"))
-        access(line())
+        access(line(trace_id="0af7651916cd43dd8448eb211c80319c", span_id="b7ad6b7169203331"), 0)
+        access(line(), 0)
     traced, untraced = stream.read_json()
     assert (traced["trace_id"], traced["span_id"]) == ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
     assert (untraced["trace_id"], untraced["span_id"]) == (None, None)
