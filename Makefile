@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # The gate's own machines have two cores; more would not make the suite wait less.
 JOBS ?= 4
 
-.PHONY: help run test bench check format lint types contracts dockerfile lock dashboards dashboard-shots clean
+.PHONY: help run test bench bench-streams check format lint types contracts dockerfile lock dashboards dashboard-shots clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -48,8 +48,11 @@ run: $(VENV)/run.stamp ## Serve images on PORT (8080), from the sandbox unless a
 test: $(VENV)/dev.stamp $(VENV)/prometheus.stamp ## Run the whole test suite
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-bench: $(VENV)/run.stamp ## Measure hits, misses, streams, coalescing and memory beside the bare upstream
-	@$(BIN)/python bench/quick.py
+bench: $(VENV)/run.stamp ## Measure beside nginx, LiteLLM and Portkey (ARGS="--full", "--soak"; see bench/README.md)
+	@$(BIN)/python -m bench.peers
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-streams: $(VENV)/run.stamp ## Measure how much later a stream's first picture comes than without a proxy
 	@$(BIN)/python -m bench.streams
 
 check: format lint types contracts test ## Everything the gate runs

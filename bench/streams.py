@@ -1,27 +1,43 @@
 """How much later the first partial image of a stream is there, whole, than without a proxy; one run, taking turns.
 
-    make bench
+    make bench-streams
 
 The upstream sends partial images of a fixed size at a fixed pace; a client notes when the first event is whole and when the
 stream is over. Every client keeps its connection, to the upstream as to the proxy. Calls at c=8 begin a fraction of the pace
 apart, as callers do who know nothing of each other; "at once" is the worst case, eight pictures in the same instant.
 """
 
+import contextlib
 import json
 import socket
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
-from bench.quick import pair
+from bench.process import Process, free_port
 
 LATENCY_SECONDS = 0.15
 GAP_SECONDS = 0.1
 PARTIALS = 2
 GOAL_MILLISECONDS = 20.0
 END = b"\r\n0\r\n\r\n"
+CONFIGURATION = """\
+[server]
+port = {proxy}
+
+[[upstreams]]
+name = "bench"
+base_url = "http://127.0.0.1:{upstream}/v1"
+
+[cache]
+directory = "cache"
+min_free_bytes = 0
+"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,25 @@ class Reader:
         self._socket.close()
 
 
+@contextlib.contextmanager
+def pair(size: int) -> Iterator[tuple[int, int]]:
+    """The port of an upstream of streams, and of a proxy before it."""
+    upstream, proxy = free_port(), free_port()
+    pace = ["--latency", str(LATENCY_SECONDS), "--partials", str(PARTIALS), "--gap", str(GAP_SECONDS)]
+    program = str(Path(__file__).with_name("eventupstream.py"))
+    events = [sys.executable, program, "--port", str(upstream), "--bytes", str(size), *pace]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        configuration = folder / "bench.toml"
+        configuration.write_text(CONFIGURATION.format(proxy=proxy, upstream=upstream))
+        serve = [sys.executable, "-m", "proxy", "serve", "--config", str(configuration)]
+        with (
+            Process(events, port=upstream, log=folder / "upstream.log"),
+            Process(serve, port=proxy, log=folder / "proxy.log"),
+        ):
+            yield upstream, proxy
+
+
 def timings(port: int, name: str, connections: int, calls: int, spread_seconds: float) -> list[Timing]:
     """Of so many calls on each of so many connections, which begin so far apart."""
 
@@ -81,7 +116,7 @@ def compare(name: str, size: int, connections: int, *, at_once: bool = False, ro
     calls = 5 if connections == 1 else 2
     direct: list[Timing] = []
     through: list[Timing] = []
-    with pair(size, LATENCY_SECONDS, "--partials", str(PARTIALS), "--gap", str(GAP_SECONDS)) as (upstream, proxy, _):
+    with pair(size) as (upstream, proxy):
         timings(proxy, "warm", connections, 1, 0)
         for turn in range(rounds):
             direct += timings(upstream, f"direct {turn}", connections, calls, spread)

@@ -1,47 +1,42 @@
 """The line of a request: one JSON object that tells of it when it is over, and tells no secret.
 
 Most of a line is the same from one call of a client to the next. Its texts are searched for secrets and quoted together,
-once, and kept; numbers and ids are put beside them.
+once, and kept; what names the call and its times are put beside them.
 """
 
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
+from typing import NamedTuple
 
+from proxy.noun import noun
 from proxy.redaction import quoted, redact, shortened, text, timestamp
 
 LOGGER = "imagegate.access"
 _MAX_FIELD = 256
 _MOST_KEPT = 1024
-_LONGEST_KEPT = 512
-"""Characters of the texts of a line: what is kept of them is bounded."""
 
 
-@dataclass(slots=True, kw_only=True)
-class AccessLine:
-    """What is told of one request, when it is over. Times in milliseconds, sizes in bytes, money in USD.
+class Same(NamedTuple):
+    """What is told alike of calls that are alike. Times in milliseconds, sizes in bytes, money in USD."""
 
-    `error_code` is the code of the error object sent; `cache` the word of the metric label; `cache_key` is cut to 12
-    hex digits; `tokens` what the reply's usage adds up to; `client` the peer's address; `prompt_len` counts characters.
-    """
-
-    request_id: str
     method: str
     route: str
     status: int
-    duration_ms: float
     cache: str = "none"
+    """The word of the metric label."""
     error_code: str | None = None
-    upstream_ms: float | None = None
-    overhead_ms: float | None = None
+    """Of the error object sent."""
     cache_key: str | None = None
+    """The first 12 hex digits."""
     model: str | None = None
     upstream: str | None = None
     upstream_request_id: str | None = None
+    upstream_ms: float | None = None
     images: int | None = None
     size: str | None = None
     quality: str | None = None
     tokens: int | None = None
+    """What the reply's usage adds up to."""
     cost_usd: Decimal | None = None
     saved_usd: Decimal | None = None
     bytes_in: int | None = None
@@ -49,21 +44,27 @@ class AccessLine:
     team: str | None = None
     key_id: str | None = None
     client: str | None = None
+    """The peer's address."""
     prompt_len: int | None = None
+    """Characters."""
+
+
+@noun
+class AccessLine:
+    """What is told of one request, when it is over: `same` is what `told` makes of a Same."""
+
+    same: str
+    request_id: str
+    duration_ms: float
+    overhead_ms: float | None = None
     trace_id: str | None = None
     span_id: str | None = None
 
 
 _TEMPLATE = (
-    '{"ts":"%s","level":"info","logger":"imagegate.access","msg":"request","request_id":%s,%s'
-    '"status":%d,"duration_ms":%.3f,"upstream_ms":%s,"overhead_ms":%s,"images":%s,"tokens":%s,'
-    '"cost_usd":%s,"saved_usd":%s,"bytes_in":%s,"bytes_out":%s,"prompt_len":%s,"trace_id":%s,"span_id":%s}'
+    '{"ts":"%s","level":"info","logger":"imagegate.access","msg":"request","request_id":%s,'
+    '"trace_id":%s,"span_id":%s,"duration_ms":%.3f,"overhead_ms":%s,%s}'
 )
-_TEXTS_TEMPLATE = (
-    '"method":%s,"route":%s,"error_code":%s,"cache":%s,"cache_key":%s,"model":%s,"upstream":%s,'
-    '"upstream_request_id":%s,"size":%s,"quality":%s,"team":%s,"key_id":%s,"client":%s,'
-)
-_Texts = tuple[str | None, ...]
 
 
 def written(line: AccessLine, at: float) -> str:
@@ -71,51 +72,44 @@ def written(line: AccessLine, at: float) -> str:
     return _TEMPLATE % (
         timestamp(at),
         _id(line.request_id),
-        _texts(line),
-        line.status,
-        line.duration_ms,
-        _milliseconds(line.upstream_ms),
-        _milliseconds(line.overhead_ms),
-        _number(line.images),
-        _number(line.tokens),
-        _number(line.cost_usd),
-        _number(line.saved_usd),
-        _number(line.bytes_in),
-        _number(line.bytes_out),
-        _number(line.prompt_len),
         _id(line.trace_id),
         _id(line.span_id),
+        line.duration_ms,
+        _number(line.overhead_ms),
+        line.same,
     )
 
 
-def _texts(line: AccessLine) -> str:
-    values = (
-        *(line.method, line.route, line.error_code, line.cache, line.cache_key),
-        *(line.model, line.upstream, line.upstream_request_id, line.size, line.quality),
-        *(line.team, line.key_id, line.client),
-    )
-    is_short = len("".join([value for value in values if value])) <= _LONGEST_KEPT
-    return _kept(values) if is_short else _quoted(values)
+def told(same: Same) -> str:
+    """As members of the line. Kept, unless somebody else's words in it are long."""
+    words = (same.model, same.size, same.quality, same.upstream_request_id)
+    return _kept(same) if sum([len(word) for word in words if word]) <= _MAX_FIELD else _told(same)
 
 
-def _quoted(values: _Texts) -> str:
-    """The texts in the order of the template. Searched for secrets together: cheaper than one by one."""
-    values = (*values[:4], (values[4] or "")[:12], *values[5:])
-    together = " ".join([value for value in values if value])
-    if len(together) <= _MAX_FIELD and redact(together) is together:
-        return _TEXTS_TEMPLATE % tuple([quoted(value) if value else "null" for value in values])
-    return _TEXTS_TEMPLATE % tuple([quoted(shortened(value, _MAX_FIELD)) if value else "null" for value in values])
+def _told(same: Same) -> str:
+    texts = [value for value in same if isinstance(value, str)]
+    together = " ".join(texts)  # searched together: cheaper than one by one
+    is_plain = len(together) <= _MAX_FIELD and redact(together) is together
+    limit = None if is_plain else _MAX_FIELD
+    return ",".join([f'"{name}":{_json(value, limit)}' for name, value in zip(same._fields, same, strict=True)])
 
 
-_kept = lru_cache(maxsize=_MOST_KEPT)(_quoted)
+_kept = lru_cache(maxsize=_MOST_KEPT)(_told)
 
 
-def _milliseconds(value: float | None) -> str:
-    return "null" if value is None else f"{value:.3f}"
+def _json(value: object, limit: int | None) -> str:
+    """A text of at most `limit` characters, redacted; as it is without a limit."""
+    if isinstance(value, str):
+        return quoted(value if limit is None else shortened(value, limit))
+    return _number(value)
 
 
-def _number(value: int | Decimal | None) -> str:
-    return "null" if value is None else format(value, "f") if isinstance(value, Decimal) else str(value)
+def _number(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return format(value, "f") if isinstance(value, Decimal) else str(value)
 
 
 def _id(value: str | None) -> str:

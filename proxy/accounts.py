@@ -5,6 +5,7 @@ seconds from the others'.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -19,6 +20,7 @@ from proxy.purchase import Spend, usd
 logger = logging.getLogger("imagegate")
 
 Record = KeyRecord | TeamRecord
+_NOTHING = Decimal(0)
 
 
 class Budget(NamedTuple):
@@ -33,6 +35,14 @@ class Budget(NamedTuple):
     resets_at: float | None
 
 
+class _Window(NamedTuple):
+    """Of a budget, [start, end), for as long as its record is this one."""
+
+    record: Record
+    start: float
+    end: float
+
+
 @dataclass(slots=True)
 class Accounts:
     """`past_soft_budget` is told of each purchase that was settled beyond one, with `key` or `team`."""
@@ -40,6 +50,8 @@ class Accounts:
     clock: Clock
     past_soft_budget: Callable[[str], None]
     _spends: dict[str, Spend] = field(default_factory=dict, init=False)
+    _windows: dict[str, "_Window"] = field(default_factory=dict, init=False)
+    """The window last asked for, by the holder's id."""
     _warned: dict[str, float] = field(default_factory=dict, init=False)
     """The window in which a holder's soft budget was last told of in the log."""
 
@@ -49,13 +61,13 @@ class Accounts:
     def spent(self, record: Record) -> Decimal:
         """USD in its present window."""
         spend = self._present(record)
-        return usd(spend.settled) if spend is not None else Decimal(0)
+        return usd(spend.settled) if spend is not None else _NOTHING
 
     def standing(self, holder: Holder, limits: Mapping[str, str]) -> Standing:
         """What a caller is told of its key; `limits` are headers of the limits in time."""
         key = holder.key
-        max_budget = usd(key.max_budget) if key.max_budget is not None else None
-        return Standing(self.spent(key), max_budget, any(map(self._is_past_soft_budget, _records(holder))), limits)
+        is_past = self._is_past_soft_budget(key) or (holder.team is not None and self._is_past_soft_budget(holder.team))
+        return Standing(self.spent(key), None if key.max_budget is None else usd(key.max_budget), is_past, limits)
 
     def settled(self, holder: Holder | None) -> None:
         """A purchase of this holder was settled. Of soft budgets: a count for each purchase, a line for each window."""
@@ -80,13 +92,22 @@ class Accounts:
     def _present(self, record: Record) -> Spend | None:
         """None if nothing is known of the present window."""
         spend = self._spends.get(record.id)
-        if spend is None or spend.window_start != budget.window(record, self.clock.wall())[0]:
+        if spend is None or spend.window_start != self._window_start(record):
             return None
         return spend
 
+    def _window_start(self, record: Record) -> float:
+        now, known = self.clock.wall(), self._windows.get(record.id)
+        if known is None or known.record is not record or not known.start <= now < known.end:
+            start, end = budget.window(record, now)
+            known = self._windows[record.id] = _Window(record, start, math.inf if end is None else end)
+        return known.start
+
     def _is_past_soft_budget(self, record: Record) -> bool:
-        spend = self._present(record) if record.soft_budget is not None else None
-        return spend is not None and record.soft_budget is not None and spend.settled > record.soft_budget
+        if record.soft_budget is None:
+            return False
+        spend = self._present(record)
+        return spend is not None and spend.settled > record.soft_budget
 
 
 def _records(holder: Holder | None) -> Sequence[Record]:

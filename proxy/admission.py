@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from proxy.clock import Clock
@@ -25,6 +26,10 @@ Kind = Literal["requests", "images"]
 Observe = Callable[[str, str], None]
 """Told of each refusal: the scope (`key`), and the limit (`rpm`, `ipm` or `concurrency`)."""
 
+_NAMES: Mapping[Kind, tuple[str, str, str]] = {
+    "requests": ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    "images": ("x-ratelimit-limit-images", "x-ratelimit-remaining-images", "x-ratelimit-reset-images"),
+}
 _WORDS: Mapping[Kind, str] = {"requests": "requests per min (RPM)", "images": "images per min (IPM)"}
 
 
@@ -41,14 +46,21 @@ class Admission:
 
     def admit(self, principal: Principal) -> None:
         """Counts one request. Raises RateLimited."""
+        if not self.admits(principal) and principal.holder is not None and principal.holder.key.rpm_limit is not None:
+            key, limit, now = principal.holder.key, principal.holder.key.rpm_limit, self._clock.monotonic()
+            raise self._observed(_exhausted("requests", self._requests.log(key.id, now), 1, limit, now))
+
+    def admits(self, principal: Principal) -> bool:
+        """Counts one request and says yes; or says no, which is no refusal yet, and counts for nothing."""
         key = principal.holder.key if principal.holder is not None else None
         if key is None or key.rpm_limit is None:
-            return
+            return True
         now = self._clock.monotonic()
         log = self._requests.log(key.id, now)
         if log.used >= key.rpm_limit:
-            raise self._observed(_exhausted("requests", log, 1, key.rpm_limit, now))
+            return False
         self._requests.take(key.id, log, 1, now)
+        return True
 
     @contextmanager
     def buying(self, principal: Principal, images: int) -> Iterator[None]:
@@ -167,6 +179,8 @@ class _Log:
 
     def reset_seconds(self, now: float) -> float:
         """Until all of the limit is free again, if nothing else is taken."""
+        if self.takings and self.takings[-1].amount:
+            return self.last_at + WINDOW_SECONDS - now
         last_at = next((taking.at for taking in reversed(self.takings) if taking.amount), now - WINDOW_SECONDS)
         return last_at + WINDOW_SECONDS - now
 
@@ -231,10 +245,11 @@ def _exhausted(kind: Kind, log: _Log, amount: int, limit: int, now: float) -> _R
 
 def _headers(kind: Kind, log: _Log, limit: int, now: float) -> dict[str, str]:
     """Source: OpenAI API reference, "Rate limits in headers"; `reset` is when the limit is as if nothing had happened."""
+    names = _NAMES[kind]
     return {
-        f"x-ratelimit-limit-{kind}": str(limit),
-        f"x-ratelimit-remaining-{kind}": str(max(0, limit - log.used)),
-        f"x-ratelimit-reset-{kind}": _duration(log.reset_seconds(now)),
+        names[0]: str(limit),
+        names[1]: str(max(0, limit - log.used)),
+        names[2]: _duration(log.reset_seconds(now)),
     }
 
 
@@ -245,7 +260,11 @@ def _milliseconds(seconds: float) -> int:
 
 def _duration(seconds: float) -> str:
     """As OpenAI writes it: `240ms`, `12s`, `1.5s`, `1m0s`."""
-    milliseconds = _milliseconds(seconds)
+    return _written(_milliseconds(seconds))
+
+
+@lru_cache(maxsize=256)
+def _written(milliseconds: int) -> str:
     if 0 < milliseconds < 1000:
         return f"{milliseconds}ms"
     minutes, rest = divmod(milliseconds, 60_000)

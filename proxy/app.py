@@ -31,11 +31,12 @@ from proxy.keyring import Keyring
 from proxy.ledger import Ledger
 from proxy.looplag import LoopLag
 from proxy.metrics import Metrics
-from proxy.middleware import Caught, Guarded, Recorded
+from proxy.middleware import Caught, Guarded, Recorded, Recorder
 from proxy.outcomes import Fill, closing
 from proxy.pipeline import Pipeline
 from proxy.purchase import Closing, OpenPurchase
 from proxy.render import Renderer
+from proxy.replay import Replays
 from proxy.routes import Endpoint, Files, ImagesApi, MetricsPage, Models, other_routes
 from proxy.settings import RulesSection, Settings, TracingSection, UpstreamSection
 from proxy.singleflight import Flights
@@ -79,6 +80,8 @@ class App:
     ledger: Ledger
     keyfeed: KeyFeed | None
     """In mode `keys`."""
+    replays: Replays | None
+    """None where every request is told to a tracer."""
     lag: LoopLag
     tracer: Tracer
     failure: ConfigurationError | None = None
@@ -219,6 +222,8 @@ def build(
         health=health,
         more=admin.routes(_admin_parts(settings, (desk, reports), keyfeed, metrics, clock)),
     )
+    recorder = Recorder(metrics, clock, log_access=settings.log.access)
+    replays = Replays(pipeline, renderer, recorder, clock)
     api = ImagesApi(
         pipeline=pipeline,
         bodies=Bodies(settings.server, _uploads(settings, store)),
@@ -227,6 +232,7 @@ def build(
         metrics=metrics,
         clock=clock,
         others=others,
+        replays=replays,
         silence_seconds=silence_seconds,
     )
     _watch(metrics, settings, store, flights, upstreams)
@@ -249,6 +255,7 @@ def build(
         databases=(money, desk, reports, listing),
         ledger=ledger,
         keyfeed=keyfeed,
+        replays=None if settings.tracing.enabled else replays,
         lag=LoopLag(metrics.lagged),
         tracer=tracer,
     )

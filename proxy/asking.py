@@ -15,6 +15,7 @@ from proxy.idempotency import Claim, Idempotency
 from proxy.keyring import KeyRefused
 from proxy.metrics import Metrics
 from proxy.model import Candidate, Document, ImageRequest, Inbound, Principal, Progress, Unparsed
+from proxy.noun import noun
 from proxy.recall import Belief, Question, Recall
 from proxy.routing import eligible
 from proxy.settings import UpstreamSection
@@ -26,7 +27,7 @@ _SHAPING = ("x-imagegate-variant", "openai-beta", "cache-control", "x-imagegate-
 """Headers of which a belief is formed, beside the body."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Ask:
     """A call that was believed: valid at every candidate, of which there is at least one, the most preferred first."""
 

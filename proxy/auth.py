@@ -9,15 +9,16 @@ web page is not everybody: whoever opens it would pay for what its author asks.
 import hashlib
 import hmac
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from proxy import allowance, virtualkey
 from proxy.clock import Clock
 from proxy.errors import DatabaseUnavailable, Forbidden, Unauthenticated
+from proxy.keyrecord import CacheScope
 from proxy.keyring import Keyring
-from proxy.model import Credential, Principal
+from proxy.model import Credential, Holder, Principal
 
 MISSING_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
@@ -30,7 +31,7 @@ class VirtualKeys:
     """What mode `keys` needs: who holds which key, and who shares the cache by default."""
 
     keyring: Keyring
-    scope: Literal["team", "key", "org"]
+    scope: CacheScope
     clock: Clock
 
 
@@ -56,6 +57,8 @@ class Authenticator:
         self._keys = keys
         self._scopes: dict[tuple[str, ...], str] = {}
         """Of keys, so that a hit costs no HMAC. As many as there are keys and teams that call."""
+        self._principals: dict[str, Principal] = {}
+        """The last one of each key that calls, by its id."""
 
     def authenticate(self, headers: Mapping[str, str]) -> Principal:
         """Raises Unauthenticated (401) when a credential is needed and there is none, or none that is known; Forbidden
@@ -85,7 +88,22 @@ class Authenticator:
         if not keys.keyring.is_loaded:
             raise DatabaseUnavailable("the keys have not been read yet")
         holder = keys.keyring.find(text, keys.clock.wall())
-        parts = allowance.scope_parts(holder, keys.scope)
+        principal = self._principals.get(holder.key.id)
+        if principal is None or principal.holder is not holder:
+            principal = self._principals[holder.key.id] = self._principal_of(holder, keys.scope)
+        return principal
+
+    def witness(self, headers: Mapping[str, str], principal: Principal) -> Callable[[], bool]:
+        """Tells, whenever it is asked, whether who calls with these headers would still be taken for `principal`, who they
+        were a moment ago. Knows a key by its digest."""
+        text = _virtual_key_of(headers)
+        if self._keys is None or text is None:
+            return lambda: True  # what else lets somebody in stands in the headers, and does not change
+        keyring, clock, digest = self._keys.keyring, self._keys.clock, virtualkey.digest(text)
+        return lambda: keyring.still(digest, clock.wall()) is principal.holder
+
+    def _principal_of(self, holder: Holder, default_scope: CacheScope) -> Principal:
+        parts = allowance.scope_parts(holder, default_scope)
         scope = self._scopes.get(parts)
         if scope is None:
             scope = self._scopes[parts] = self._scope_of("keys", *parts)

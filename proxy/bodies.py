@@ -4,10 +4,12 @@ The JSON of a generation is read whole, it is small. What holds pictures goes to
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping
 from dataclasses import dataclass
+from types import coroutine
+from typing import Any
 
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from proxy import mediatype
 from proxy.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType
@@ -67,15 +69,7 @@ class Incoming:
         began = asyncio.get_running_loop().time()
         more = True
         while more:
-            patience = self.seconds + self.received_bytes / LEAST_BYTES_PER_SECOND
-            try:
-                async with asyncio.timeout_at(began + patience):
-                    message = await self.receive()
-            except TimeoutError:
-                raise RequestTimeout(
-                    f"The body of your request did not arrive within {patience:g} seconds.",
-                    headers={"connection": "close"},
-                ) from None
+            message = await self._next(began)
             if message["type"] == "http.disconnect":
                 raise ClientGone
             chunk: bytes = message.get("body", b"")
@@ -85,6 +79,40 @@ class Incoming:
             if chunk:
                 yield chunk
             more = message.get("more_body", False)
+
+    async def _next(self, began: float) -> Message:
+        """Raises RequestTimeout. What has arrived already, as a small body has with its head, needs no deadline: setting one
+        costs as much as the rest of the reading."""
+        receiving = self.receive().__await__()
+        try:
+            waits_for = next(receiving)
+        except StopIteration as arrived:
+            message: Message = arrived.value
+            return message
+        patience = self.seconds + self.received_bytes / LEAST_BYTES_PER_SECOND
+        try:
+            async with asyncio.timeout_at(began + patience):
+                return await _continued(receiving, waits_for)
+        except TimeoutError:
+            raise RequestTimeout(
+                f"The body of your request did not arrive within {patience:g} seconds.", headers={"connection": "close"}
+            ) from None
+
+
+@coroutine
+def _continued(begun: Generator[Any, Any, Message], waits_for: Any) -> Generator[Any, Any, Message]:
+    """Awaits what has run up to its first wait, which is for `waits_for`."""
+    try:
+        while True:
+            try:
+                news = yield waits_for
+            except BaseException as error:  # noqa: BLE001 - a cancellation, above all: it is for whoever waits to handle
+                waits_for = begun.throw(error)
+            else:
+                waits_for = begun.send(news)
+    except StopIteration as done:
+        message: Message = done.value
+        return message
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -21,6 +21,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from proxy.health import Health
+from proxy.replay import WHOLE_REQUEST, Replays, Reply
 from proxy.settings import ServerSection
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -47,10 +48,17 @@ class Reading(Enum):
 class Connection(HttpToolsProtocol):
     """Reads requests, one after the other, and answers them in their order."""
 
-    def __init__(self, *args: Any, limits: ServerSection, health: Health, **named: Any) -> None:
+    def __init__(
+        self, *args: Any, limits: ServerSection, health: Health, replays: Replays | None = None, **named: Any
+    ) -> None:
         super().__init__(*args, **named)
         self._limits = limits
         self._health = health
+        self._replays = replays
+        self._reply: Reply | None = None
+        """What is being written on the spot, and waits for the peer to take more."""
+        self._busy_at = 0.0
+        """When it was last answered on the spot, by the event loop's clock."""
         self._reading = Reading.BETWEEN
         self._loose_bytes = 0
         """Received since a head began, content came, or the peer was sent off."""
@@ -73,6 +81,9 @@ class Connection(HttpToolsProtocol):
         self._settle()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._reply is not None:
+            self._reply.end(is_gone=True)
+            self._reply = None
         self._uptake.forget()
         self._set_deadline(None)
         for request in self._unanswered:  # uvicorn tells the last one only
@@ -85,12 +96,17 @@ class Connection(HttpToolsProtocol):
     # --- What the peer sends --------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        is_first = self._reading is Reading.BETWEEN and not self._unanswered
+        if is_first and self._replay(data):
+            return
         self._loose_bytes += len(data)
         if self._reading is Reading.OVER:
             if self._loose_bytes > self._droppable_bytes and not self._unanswered:
                 self.transport.close()
             return
         self._parse(data)
+        if is_first and self._reading is Reading.BETWEEN and len(self._unanswered) == 1 and self._may_stay:
+            self.scope["extensions"] = {WHOLE_REQUEST: {"bytes": data}}
         if self._loose_bytes > MAX_HEAD_BYTES and self._reading in (Reading.HEAD, Reading.BODY):
             self._refuse(431, "headers_too_large", "The headers of your request are too large.")
         self._settle()
@@ -165,7 +181,43 @@ class Connection(HttpToolsProtocol):
         """The server's word that the listener is closed."""
         if self._unanswered:
             super().shutdown()
-        else:
+        elif self._reply is None:  # else its end closes
+            self.transport.close()
+
+    # --- What is answered on the spot -----------------------------------------------------------------------------------
+
+    def _replay(self, data: bytes) -> bool:
+        """Whether these bytes are a request that could be answered without reading it."""
+        if self._replays is None or self._health.is_draining or self.flow.write_paused or self.transport.is_closing():
+            return False
+        reply = self._replays.reply(data, self.client[0] if self.client else None)
+        if reply is None:
+            return False
+        head = [b"HTTP/1.1 200 OK\r\n", *(b"%s: %s\r\n" % each for each in self.server_state.default_headers)]
+        self._busy_at = self.loop.time()
+        self._reply = reply
+        reply.begin()
+        self._write_on(b"".join([*head, reply.fields, b"\r\n"]))
+        return True
+
+    def _write_on(self, head: bytes = b"") -> None:
+        """Window by window, until the peer takes no more; then its taking calls again."""
+        reply = self._reply
+        assert reply is not None
+        while (window := reply.window()) is not None:
+            self.transport.writelines([head, window] if head else [window])
+            head = b""
+            if self.flow.write_paused:
+                self.transport.pause_reading()  # what comes next is read when this is out
+                self._settle()
+                return
+        self._reply = None
+        reply.end()
+        self.server_state.total_requests += 1
+        self._uptake.watch()
+        self.transport.resume_reading()
+        self._settle()
+        if self._health.is_draining:
             self.transport.close()
 
     # --- What is sent to the peer ---------------------------------------------------------------------------------------
@@ -177,6 +229,8 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._uptake.progressed()
+        if self._reply is not None:
+            self._write_on()
 
     def on_response_complete(self) -> None:
         self._unanswered.popleft()
@@ -234,7 +288,7 @@ class Connection(HttpToolsProtocol):
 
     def _settle(self) -> None:
         """Sets the one deadline anew if something else is waited for."""
-        awaited = None if self._unanswered else self._reading
+        awaited = None if self._unanswered or self._reply is not None else self._reading
         if awaited is self._awaited or self.transport.is_closing():
             return
         self._awaited = awaited
@@ -253,6 +307,11 @@ class Connection(HttpToolsProtocol):
     def _is_late(self) -> None:
         if self.transport.get_write_buffer_size():  # still taking the end of an answer, at a pace that `Uptake` judges
             self._set_deadline(self._limits.send_timeout_seconds)
+        elif (
+            self._reading is Reading.BETWEEN
+            and (left := self._busy_at + self.timeout_keep_alive - self.loop.time()) > 0
+        ):
+            self._set_deadline(left)
         elif self._reading is Reading.HEAD:
             self._refuse(408, "request_timeout", "The headers of your request did not arrive in time.")
         else:

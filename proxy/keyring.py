@@ -72,21 +72,16 @@ class Keyring:
         except UnicodeEncodeError:
             raise _refusal_of_stranger(text) from None
         holder = self._by_digest.get(digest)
-        if holder is None:
-            raise _refusal_of_stranger(text)
-        key = holder.key
-        if key.digest != digest and (key.previous_until is None or key.previous_until <= now):
-            raise KeyRefused(
-                "expired", f"This API key was replaced by a new one and works no longer. {_ASK} for the new one."
-            )
-        if key.expires is not None and key.expires <= now:
-            raise KeyRefused("expired", f"This API key has expired. {_ASK} to renew it.")
-        if key.blocked:
-            raise KeyRefused("blocked", f"This API key is blocked. {_ASK} to unblock it.")
-        # A team that was not told of may be blocked: its keys wait for it.
-        if key.team_id is not None and (holder.team is None or holder.team.blocked):
-            raise KeyRefused("blocked", f"The team of this API key is blocked. {_ASK} to unblock it.")
+        refusal = _refusal_of_stranger(text) if holder is None else _refusal(holder, digest, now)
+        if refusal is not None:
+            raise refusal
+        assert holder is not None
         return holder
+
+    def still(self, digest: bytes, now: float) -> Holder | None:
+        """Who holds the key of this digest, if `find` would let them in; nothing is said of who is refused."""
+        holder = self._by_digest.get(digest)
+        return holder if holder is not None and _refusal(holder, digest, now) is None else None
 
     def key_of(self, key_id: str) -> KeyRecord | None:
         """The key of this id, whether or not it works now; None if it was revoked, or never was."""
@@ -125,6 +120,23 @@ class Keyring:
 
 def _digests(key: KeyRecord) -> tuple[bytes, ...]:
     return (key.digest,) if key.previous_digest is None else (key.digest, key.previous_digest)
+
+
+def _refusal(holder: Holder, digest: bytes, now: float) -> KeyRefused | None:
+    """Why the key of this digest works no more, or not now; None if it works."""
+    key = holder.key
+    if key.digest != digest and (key.previous_until is None or key.previous_until <= now):
+        return KeyRefused(
+            "expired", f"This API key was replaced by a new one and works no longer. {_ASK} for the new one."
+        )
+    if key.expires is not None and key.expires <= now:
+        return KeyRefused("expired", f"This API key has expired. {_ASK} to renew it.")
+    if key.blocked:
+        return KeyRefused("blocked", f"This API key is blocked. {_ASK} to unblock it.")
+    # A team that was not told of may be blocked: its keys wait for it.
+    if key.team_id is not None and (holder.team is None or holder.team.blocked):
+        return KeyRefused("blocked", f"The team of this API key is blocked. {_ASK} to unblock it.")
+    return None
 
 
 def _refusal_of_stranger(text: str) -> KeyRefused:

@@ -10,11 +10,10 @@ import math
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
-from logging.handlers import QueueHandler, QueueListener
 from pathlib import PurePath
-from queue import SimpleQueue
 from typing import Any, TextIO
 
 from proxy import accessline, tracing
@@ -54,6 +53,7 @@ EXTRA_FIELDS = (
 )
 """What `extra=` may add to a line; anything else given there is left out. A line of a request has its trace by itself."""
 
+_ACCESS = logging.getLogger(accessline.LOGGER)
 _QUIET = dict.fromkeys(("alembic", "httpx", "httpcore", "urllib3", "uvicorn.access", "uvicorn.error"), logging.WARNING)
 _JOINED = ("uvicorn", "uvicorn.asgi", "asyncio", *_QUIET)
 _QUEUE_LINES = 4096
@@ -74,9 +74,9 @@ def access(line: AccessLine, at: float) -> None:
 
     Straight to the queue: a LogRecord on its way through the loggers costs several times the line.
     """
-    if logging.getLogger(accessline.LOGGER).isEnabledFor(logging.INFO):
+    if _ACCESS.isEnabledFor(logging.INFO):
         for handler in logging.root.handlers:
-            if isinstance(handler, _Enqueue):
+            if isinstance(handler, _Queue):
                 handler.tell(accessline.written(line, at))
 
 
@@ -144,31 +144,34 @@ def _json(value: Any) -> str:
 # The way out
 
 
-class _Enqueue(QueueHandler):
+class _Queue(logging.Handler):
     """Formats where the event happened and never waits: a line that finds the queue full is dropped and counted."""
 
     def __init__(self) -> None:
-        self.lines: SimpleQueue[str | None] = SimpleQueue()  # unlike Queue, safe when a destructor logs inside put
-        super().__init__(self.lines)
+        super().__init__()
         self.setFormatter(JsonLines())
+        self.has_news = threading.Event()
+        self._lines: deque[str] = deque()  # appending is one step, also for a destructor that logs inside of another's
         self._dropped = 0
 
-    def prepare(self, record: logging.LogRecord) -> str:
-        return self.format(record)
-
-    def enqueue(self, record: Any) -> None:
-        self.tell(record)
-
-    def tell(self, line: str) -> None:
-        if self.lines.qsize() < _QUEUE_LINES:
-            self.lines.put(line)
-        else:
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.tell(self.format(record))
+        except Exception:  # noqa: BLE001 - the standard library would print the record, unredacted
             self.lost(1)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
-        """A record that cannot be formatted. The standard library would print it, unredacted."""
-        del record
-        self._dropped += 1
+    def tell(self, line: str) -> None:
+        if len(self._lines) >= _QUEUE_LINES:
+            self.lost(1)
+            return
+        self._lines.append(line)
+        if not self.has_news.is_set():
+            self.has_news.set()
+
+    def take(self) -> list[str]:
+        """What has been told, up to now. For the one thread that writes."""
+        self.has_news.clear()
+        return [self._lines.popleft() for _ in range(min(len(self._lines), _BATCH_LINES))]
 
     def lost(self, count: int) -> None:
         self.acquire()  # the lock that `emit` runs under
@@ -182,41 +185,33 @@ class _Enqueue(QueueHandler):
         return count
 
 
-class _Writer(QueueListener):
-    """Takes lines from the queue to the stream, in a thread."""
+class _Writer(threading.Thread):
+    """Takes lines from the queue to the stream. What comes within a moment is written together: to wake a thread for each
+    line would cost more than the line."""
 
-    def __init__(self, source: _Enqueue, stream: TextIO) -> None:
-        super().__init__(source.lines)
+    def __init__(self, source: _Queue, stream: TextIO) -> None:
+        super().__init__(name="log", daemon=True)
         self._source = source
         self._stream = stream
-        self._hurry = threading.Event()
+        self._is_over = threading.Event()
 
-    def _monitor(self) -> None:
-        """What comes within a moment is written together: to wake a thread for each line would cost more than the line."""
-        waiting = self._source.lines
-        while True:
-            lines = [waiting.get()]
-            self._hurry.wait(GATHER_SECONDS)
-            while len(lines) < _BATCH_LINES and not waiting.empty():
-                lines.append(waiting.get())
-            told = [line for line in lines if line is not None]  # None is the library's word for the end
-            self._write(told)
-            self._report()
-            self._flush()
-            if len(told) < len(lines):
-                return
+    def run(self) -> None:
+        while not self._is_over.is_set():
+            self._source.has_news.wait()
+            self._is_over.wait(GATHER_SECONDS)
+            self._pass_on()
 
     def stop(self) -> None:
         """Writes what is queued, unless the stream is stuck: the process must be able to leave."""
-        if self._thread is not None:
-            self.enqueue_sentinel()
-            self._hurry.set()
-            self._thread.join(_STOP_SECONDS)
-            if not self._thread.is_alive():
-                self._report()
-            self._thread = None
+        self._is_over.set()
+        self._source.has_news.set()
+        self.join(_STOP_SECONDS)
+        if not self.is_alive():
+            self._pass_on()
 
-    def _report(self) -> None:
+    def _pass_on(self) -> None:
+        while lines := self._source.take():
+            self._write(lines)
         count = self._source.take_dropped()
         if count:
             told = {"name": "imagegate.log", "levelno": logging.WARNING, "levelname": "WARNING", "count": count}
@@ -226,14 +221,9 @@ class _Writer(QueueListener):
     def _write(self, lines: Sequence[str]) -> None:
         try:
             self._stream.write("".join([line + "\n" for line in lines]))
+            self._stream.flush()
         except (OSError, ValueError):  # the reader has gone, or the stream was closed
             self._source.lost(len(lines))
-
-    def _flush(self) -> None:
-        try:
-            self._stream.flush()
-        except (OSError, ValueError):
-            pass
 
 
 class _Known(logging.Filter):
@@ -260,7 +250,7 @@ def configure(level: str, stream: TextIO | None = None) -> Callable[[], None]:
         logging.getLogger(name).setLevel(max(floor, root.level))
     server, known = logging.getLogger("uvicorn.error"), _Known()
     server.addFilter(known)
-    source = _Enqueue()
+    source = _Queue()
     writer = _Writer(source, stream if stream is not None else sys.stderr)
     root.addHandler(source)
     writer.start()

@@ -6,7 +6,7 @@ Laws of the module:
 - A label takes a value declared for it (closed here, or configured at start) or `other`, which is counted in
   `imagegate_label_overflow_total`: nothing a client or an upstream sends can create a series beyond that.
 - Counting is a dictionary update. A family is written by one thread, the event loop's, without a lock; what worker
-  threads count too (the cache tiers, overflow) takes a lock. A scrape runs in a third thread and copies with
+  threads count too (evictions, write errors, overflow) takes a lock. A scrape runs in a third thread and copies with
   `dict.copy` and a list slice: each is one call into C that runs no Python code, so it never meets a half-changed
   dictionary. Between two families, or a histogram's buckets and its sum, it may be one event out.
 - A bucket of the durations that are asked about one by one keeps the trace id of its latest request that can be looked
@@ -20,7 +20,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import islice, product
-from typing import Literal
 
 from prometheus_client import (
     CONTENT_TYPE_PLAIN_0_0_4,
@@ -39,7 +38,7 @@ from proxy import tracing
 from proxy.clock import Clock
 from proxy.errors import ImagegateError
 from proxy.families import FAMILIES, OTHER, Family, Label
-from proxy.model import Usage
+from proxy.model import Metadata, Usage
 
 Key = tuple[str, ...]
 """One value per label, in the family's order."""
@@ -325,13 +324,31 @@ class Metrics:
         if overhead_seconds is not None:
             self._overheads.observe((operation, cache), max(0.0, overhead_seconds))
 
-    def delivered(
-        self, model: str, size: str, quality: str, cache: str, images: int, image_bytes: Iterable[int]
-    ) -> None:
-        """Images that were sent to a client; `image_bytes` are their decoded sizes."""
-        self._images.add((model, size, quality, cache), images)
-        for n in image_bytes:
-            self._image_bytes.observe((model,), n)
+    def delivery(self, metadata: Metadata, team: str, cache: str) -> Callable[[], None]:
+        """What counts, each time it is called, that these images were sent to a client, and, if that cost nothing, what it
+        saved; `cache` is the word for how the cache took part. Made once for answers that are alike."""
+        sizes = [image.size for image in metadata.images]
+        adds: list[tuple[_Counter, Key, int]] = [
+            (self._images, (metadata.model, metadata.size, metadata.quality, cache), len(sizes))
+        ]
+        if cache in ("hit", "coalesced"):
+            adds += self._savings(metadata, team, cache)
+        model = (metadata.model,)
+
+        def count() -> None:
+            for counter, key, amount in adds:
+                counter.add(key, amount)
+            for size in sizes:
+                self._image_bytes.observe(model, size)
+
+        return count
+
+    def _savings(self, metadata: Metadata, team: str, reason: str) -> Iterator[tuple[_Counter, Key, int]]:
+        if metadata.usage is not None:
+            for direction, modality, tokens in _by_class(metadata.usage):
+                yield self._saved_tokens, (metadata.model, team, direction, modality, reason), tokens
+        if metadata.cost is not None:
+            yield self._saved_cost, (metadata.model, team, reason), _pico_usd(metadata.cost)
 
     def disconnected(self, operation: str, stage: str) -> None:
         self._counters["imagegate_client_disconnects_total"].add((operation, stage))
@@ -424,24 +441,14 @@ class Metrics:
         if cost:
             self._counters["imagegate_upstream_cost_usd_total"].add((model, team), _pico_usd(cost))
 
-    def saved(
-        self, model: str, team: str, reason: Literal["hit", "coalesced"], usage: Usage | None, cost: Decimal | None
-    ) -> None:
-        """Once per answer that cost nothing: the usage and cost of the purchase it repeats."""
-        if usage is not None:
-            for direction, modality, tokens in _by_class(usage):
-                self._saved_tokens.add((model, team, direction, modality, reason), tokens)
-        if cost is not None:
-            self._saved_cost.add((model, team, reason), _pico_usd(cost))
-
-    # The store, from any thread
+    # The store
 
     def lookup(self, tier: str, result: str, seconds: float) -> None:
-        with self._lock:
-            self._lookups.add((tier, result))
-            self._lookup_durations.observe((tier,), seconds)
+        self._lookups.add((tier, result))
+        self._lookup_durations.observe((tier,), seconds)
 
     def evicted(self, tier: str, reason: str, count: int = 1) -> None:
+        """From any thread, as `write_error`."""
         with self._lock:
             self._counters["imagegate_cache_evictions_total"].add((tier, reason), count)
 

@@ -5,13 +5,13 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy import ids, log, tracing
-from proxy.accessline import AccessLine
+from proxy import accessline, ids, log, tracing
+from proxy.accessline import AccessLine, Same
 from proxy.addresses import is_authority
 from proxy.clock import Clock
 from proxy.errors import HeadersTooLarge, ImagegateError, InternalError, InvalidRequest, forget_frames
@@ -28,6 +28,8 @@ MAX_HEADER_COUNT = 100
 MAX_HEADER_BYTES = 32 * 1024
 FORWARDED = frozenset((b"authorization", b"api-key", b"openai-organization", b"openai-project", b"openai-beta"))
 """Headers that go on to the upstream, and so must be what any HTTP library will send."""
+SINGLE = (b"authorization", b"api-key", b"x-api-key", b"content-length", b"content-type", b"idempotency-key")
+_JUDGED = FORWARDED.union(SINGLE, (b"host", b"transfer-encoding"))
 
 logger = logging.getLogger("imagegate")
 
@@ -39,6 +41,9 @@ class Call:
     request_id: str
     arrived_wall: float
     arrived_monotonic: float
+    method: str
+    client: str | None
+    """The peer's address."""
     operation: Operation | None = None
     """Set for the routes of the Images API only; the others are no business of the metrics."""
     route: str = "other"
@@ -54,6 +59,8 @@ class Call:
     sent_bytes: int = 0
     first_byte_monotonic: float | None = None
     trace: TraceContext | None = None
+    told: str = ""
+    """`alike` of it, where that is known beforehand."""
     answering: Span = UNRECORDED
     """From the response's head to its end."""
 
@@ -79,6 +86,27 @@ def call_of(scope: Scope) -> Call:
     return call
 
 
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Counts a call, and writes its line, when it is over."""
+
+    metrics: Metrics
+    clock: Clock
+    log_access: bool
+
+    def close(self, call: Call) -> None:
+        seconds = self.clock.monotonic() - call.arrived_monotonic
+        code, cache, overhead = call.code, call.cache, _overhead(call)
+        if call.operation is not None:
+            self.metrics.answered(call.operation.value, call.progress.model or None, cache, code, seconds, overhead)
+            if call.gone:
+                # Before the model is known the request's body was on its way, after the status the answer's.
+                stage = "body" if call.status or not call.progress.model else "upstream"
+                self.metrics.disconnected(call.operation.value, stage)
+        if self.log_access and (code >= 400 or call.route not in UNLOGGED_ROUTES):
+            log.access(_line(call, seconds, overhead), self.clock.wall())
+
+
 class Recorded:
     """Names every request, times it, counts it, logs it once, and begins its part of a trace."""
 
@@ -86,30 +114,36 @@ class Recorded:
         self, app: ASGIApp, *, metrics: Metrics, clock: Clock, log_access: bool, tracer: Tracer = UNTOLD
     ) -> None:
         self._app = app
-        self._metrics = metrics
+        self._recorder = Recorder(metrics, clock, log_access)
         self._clock = clock
-        self._log_access = log_access
         self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(ids.request_id(_header(scope, b"x-request-id")), self._clock.wall(), self._clock.monotonic())
+        call = Call(
+            ids.request_id(_header(scope, b"x-request-id")),
+            self._clock.wall(),
+            self._clock.monotonic(),
+            scope["method"],
+            scope["client"][0] if scope.get("client") else None,
+        )
         scope.setdefault("state", {})["call"] = call
         parent = tracing.received([value for name, value in scope["headers"] if name == b"traceparent"])
         with self._tracer.request(parent, scope["method"], scope["path"]) as span:
             call.trace = span.context or tracing.child_of(parent)
             token = tracing.enter(call.trace)
             try:
-                await self._app(scope, receive, self._recorder(call, send))
+                await self._app(scope, receive, self._noting(call, send))
             except asyncio.CancelledError:
                 call.gone = True
                 raise
             finally:
-                self._finish(scope, call)
+                call.answering.end()
+                self._recorder.close(call)
                 if span is not UNRECORDED:
                     _describe(span, call)
                 tracing.leave(token)
 
-    def _recorder(self, call: Call, send: Send) -> Send:
+    def _noting(self, call: Call, send: Send) -> Send:
         async def recorded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 call.status = message["status"]
@@ -123,22 +157,6 @@ class Recorded:
             await send(message)
 
         return recorded
-
-    def _finish(self, scope: Scope, call: Call) -> None:
-        call.answering.end()
-        now = self._clock.monotonic()
-        seconds = now - call.arrived_monotonic
-        code = call.code
-        cache = call.cache
-        overhead = _overhead(call)
-        if call.operation is not None:
-            self._metrics.answered(call.operation.value, call.progress.model or None, cache, code, seconds, overhead)
-            if call.gone:
-                # Before the model is known the request's body was on its way, after the status the answer's.
-                stage = "body" if call.status or not call.progress.model else "upstream"
-                self._metrics.disconnected(call.operation.value, stage)
-        if self._log_access and (code >= 400 or call.route not in UNLOGGED_ROUTES):
-            log.access(_line(scope, call, cache, code, seconds, overhead), self._clock.wall())
 
 
 def _describe(span: Span, call: Call) -> None:
@@ -165,38 +183,47 @@ def _overhead(call: Call) -> float | None:
     return max(0.0, call.first_byte_monotonic - call.arrived_monotonic - call.outcome.upstream_seconds)
 
 
-def _line(scope: Scope, call: Call, cache: str, code: int, seconds: float, overhead: float | None) -> AccessLine:
+def _line(call: Call, seconds: float, overhead: float | None) -> AccessLine:
+    return AccessLine(
+        call.told or alike(call),
+        call.request_id,
+        seconds * 1000,
+        None if overhead is None else overhead * 1000,
+        None if call.trace is None else call.trace.trace_id,
+        None if call.trace is None else call.trace.span_id,
+    )
+
+
+def alike(call: Call) -> str:
+    """What the line of a call has in common with those of calls that are like it."""
     outcome, progress = call.outcome, call.progress
     metadata = outcome.entry.metadata if outcome is not None else None
-    line = AccessLine(
-        request_id=call.request_id,
-        method=scope["method"],
+    usage = metadata.usage if metadata is not None else None
+    same = Same(
+        method=call.method,
         route=call.route,
-        status=code,
-        duration_ms=seconds * 1000,
-        cache=cache,
+        status=call.code,
+        cache=call.cache,
         error_code=call.error.code or call.error.type if call.error is not None else None,
-        overhead_ms=overhead * 1000 if overhead is not None else None,
-        cache_key=progress.key or None,
+        cache_key=progress.key[:12] or None,
         model=progress.model or None,
+        upstream=metadata.upstream if metadata is not None else None,
+        upstream_request_id=metadata.upstream_request_id if metadata is not None else None,
+        upstream_ms=outcome.upstream_seconds * 1000 if outcome is not None else None,
+        images=len(metadata.images) if metadata is not None else None,
         size=progress.size or None,
         quality=progress.quality or None,
+        tokens=usage.total if usage is not None else None,
+        cost_usd=outcome.cost if outcome is not None else None,
+        saved_usd=outcome.saved if outcome is not None else None,
         bytes_in=call.received_bytes,
         bytes_out=call.sent_bytes,
         team=progress.team or None,
         key_id=progress.key_id or None,
-        client=scope["client"][0] if scope.get("client") else None,
+        client=call.client,
         prompt_len=progress.prompt_characters or None,
     )
-    if call.trace is not None:
-        line.trace_id, line.span_id = call.trace.trace_id, call.trace.span_id
-    if outcome is not None and metadata is not None:
-        line.upstream_ms = outcome.upstream_seconds * 1000
-        line.upstream, line.upstream_request_id = metadata.upstream, metadata.upstream_request_id
-        line.images = len(metadata.images)
-        line.tokens = metadata.usage.total if metadata.usage is not None else None
-        line.cost_usd, line.saved_usd = outcome.cost, outcome.saved
-    return line
+    return accessline.told(same)
 
 
 class Caught:
@@ -240,29 +267,39 @@ class Guarded:
 
 def _judge(scope: Scope) -> None:
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    if len(headers) > MAX_HEADER_COUNT or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
+    size, judged = 0, []
+    for header in headers:
+        size += len(header[0]) + len(header[1])
+        if header[0] in _JUDGED:
+            judged.append(header)
+    if len(headers) > MAX_HEADER_COUNT or size > MAX_HEADER_BYTES:
         raise HeadersTooLarge("The headers of your request are too large.")
-    names = [name for name, _ in headers]
-    hosts = [value.decode("latin-1").strip(" \t") for name, value in headers if name == b"host"]
-    needed = scope.get("http_version") != "1.0"
-    if len(hosts) > 1 or (needed and not hosts) or not all(is_authority(host) for host in hosts):
-        raise InvalidRequest(
-            "Your request must have exactly one Host header, with a host in it.", code="invalid_header"
-        )
+    names = [name for name, _ in judged]
+    _judge_host([value for name, value in judged if name == b"host"], scope)
     if b"transfer-encoding" in names and b"content-length" in names:
         raise InvalidRequest(
             "Your request has both Content-Length and Transfer-Encoding.",
             code="invalid_header",
             headers={"connection": "close"},
         )
-    for single in (b"authorization", b"api-key", b"x-api-key", b"content-length", b"content-type", b"idempotency-key"):
-        if names.count(single) > 1:
-            raise InvalidRequest(f"Your request has more than one {single.decode()} header.", code="invalid_header")
-    for name, value in headers:
+    if len(set(names)) < len(names):
+        for single in SINGLE:
+            if names.count(single) > 1:
+                raise InvalidRequest(f"Your request has more than one {single.decode()} header.", code="invalid_header")
+    for name, value in judged:
         if name in FORWARDED and not (value.isascii() and value.strip(b" \t").decode("ascii").isprintable()):
             raise InvalidRequest(f"Your {name.decode()} header must be printable ASCII.", code="invalid_header")
     if not scope.get("raw_path", b"/").startswith(b"/"):
         raise InvalidRequest("Your request's target must be a path.", code="invalid_target")
+
+
+def _judge_host(values: Sequence[bytes], scope: Scope) -> None:
+    hosts = [value.decode("latin-1").strip(" \t") for value in values]
+    needed = scope.get("http_version") != "1.0"
+    if len(hosts) > 1 or (needed and not hosts) or not all(map(is_authority, hosts)):
+        raise InvalidRequest(
+            "Your request must have exactly one Host header, with a host in it.", code="invalid_header"
+        )
 
 
 def _header(scope: Scope, wanted: bytes) -> str | None:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Literal, Protocol
 
 from proxy.keyrecord import KeyRecord, TeamRecord
+from proxy.noun import noun
 
 
 class Operation(StrEnum):
@@ -168,7 +169,7 @@ class Unparsed:
     deployment: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Inbound:
     """The call as it arrives, unbelieved. Header names are lower-case; `arrived` is wall clock, in seconds.
 
@@ -288,7 +289,8 @@ class ImageRequest:
     @property
     def is_by_reference(self) -> bool:
         """It names pictures instead of sending them: the same name may hold another picture tomorrow."""
-        return any(isinstance(picture, Reference) for picture in (*self.images, self.mask))
+        pictures = (*self.images, self.mask)
+        return pictures != (None,) and any(isinstance(picture, Reference) for picture in pictures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,7 +399,7 @@ class Relay:
     echo: tuple[int, bytes] | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Outcome:
     """A reply and how the cache took part (RFC 9211): `forward` is None for a hit."""
 
@@ -418,7 +420,7 @@ class Outcome:
         return "hit" if self.forward is None else self.forward.label(collapsed=self.collapsed)
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Standing:
     """How a virtual key stands, as far as this process knows: what its callers are told in headers."""
 
@@ -430,7 +432,7 @@ class Standing:
     """`x-ratelimit-*`, where the key has such limits."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Answer:
     """What a caller gets: the outcome, the request that it answers, and how the caller's key stands."""
 

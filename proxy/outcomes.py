@@ -1,10 +1,11 @@
 """What a look-up or a purchase amounts to: the values that the pipeline's steps hand to each other, made purely."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy import ids, policy
 from proxy.asking import Ask
@@ -24,6 +25,17 @@ class Fill:
     stored: bool = False
     relay: Relay = field(default_factory=Relay)
     upstream_seconds: float = 0.0
+
+
+class Worth(NamedTuple):
+    """What an answer is to be counted for: `deliver` tells the metrics, the rest is for the ledger if it cost nothing."""
+
+    deliver: Callable[[], None]
+    by: Tallied
+    images: int
+    tokens: int
+    saved: int
+    """Nano-dollars."""
 
 
 def is_whole(generation: Generation) -> bool:
@@ -87,11 +99,16 @@ def is_exact(generation: Generation) -> bool:
     return generation.told_cost is not None or _usage(generation) is not None
 
 
-def tallied(ask: Ask, outcome: Outcome, now: float) -> Tallied:
-    """What an answer that cost nothing is counted by."""
+def hour(now: float) -> int:
+    """The one that `now` is in: when it began, in seconds since the epoch."""
+    return int(now // 3600) * 3600
+
+
+def worth(ask: Ask, outcome: Outcome, hour: int, deliver: Callable[[], None]) -> Worth:
+    """What an answer is to be counted for, within this hour."""
     metadata, key = outcome.entry.metadata, ask.principal.holder.key if ask.principal.holder is not None else None
-    return Tallied(
-        hour=int(now // 3600 * 3600),
+    by = Tallied(
+        hour=hour,
         key_id=key.id if key is not None else "",
         team_id=key.team_id or "" if key is not None else "",
         operation=metadata.operation,
@@ -100,6 +117,8 @@ def tallied(ask: Ask, outcome: Outcome, now: float) -> Tallied:
         quality=metadata.quality,
         how="hit" if outcome.forward is None else "coalesced",
     )
+    tokens = metadata.usage.total if metadata.usage is not None else 0
+    return Worth(deliver, by, len(metadata.images), tokens, nanos(metadata.cost) if metadata.cost is not None else 0)
 
 
 def describe(ask: Ask, generation: Generation, cache: CacheSection, purchase_id: str, now: float) -> Metadata:

@@ -8,9 +8,8 @@ buy        money                  reserve; upstream (which checks); count; store
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
 
 from proxy import ids, outcomes
 from proxy.accounts import Accounts
@@ -32,17 +31,20 @@ from proxy.eventlog import EventLog
 from proxy.health import Health
 from proxy.idempotency import Idempotency
 from proxy.ledger import Ledger
+from proxy.memo import Memo
 from proxy.metrics import Metrics
 from proxy.model import Answer, Entry, Forward, Inbound, Metadata, Outcome, Rehearsal, Standing
-from proxy.outcomes import Fill
+from proxy.outcomes import Fill, Worth
 from proxy.policy import reason_to_forward
-from proxy.purchase import nanos
 from proxy.settings import CacheSection
 from proxy.singleflight import Flights
 from proxy.store import Store
 from proxy.tracing import UNTOLD, Tracer
 from proxy.upstream import Generation, Upstreams
 
+WORTHS_BYTES = 4 << 20
+WORTH_BYTES = 2500
+"""What one of them takes, about; measured."""
 LEASE_MARGIN_SECONDS = 60.0
 """What checking, storing and settling may take after an upstream's deadline."""
 
@@ -65,6 +67,8 @@ class Pipeline:
     clock: Clock
     instance_id: str
     tracer: Tracer = UNTOLD
+    worths: Memo[tuple[str, str, str, str, int], Worth] = field(default_factory=lambda: Memo(WORTHS_BYTES), repr=False)
+    """What is counted for an answer: by its purchase, how the cache took part, the key and the team that asked, the hour."""
 
     # --- who asks what, and what they get -----------------------------------------------------------------------------
 
@@ -72,6 +76,18 @@ class Pipeline:
         """The call, once it is believed. Raises RequestError."""
         with self.tracer.span("authenticate and validate"):
             return await self.doorkeeper.believe(inbound)
+
+    def at_hand(self, ask: Ask) -> Entry | None:
+        """The entry that answers a call, if nothing needs to be waited for: fresh, and in memory. Counts nothing."""
+        if ask.idempotency_key is not None or ask.bypasses_cache:
+            return None
+        entry = self.store.at_hand(ask.first.key)
+        return entry if entry is not None and self._why_forward(entry, ask, in_flight=False) is None else None
+
+    def serve(self, ask: Ask, entry: Entry) -> Answer:
+        """The answer from an entry that is at hand: a hit."""
+        self.store.taken(ask.first.key)
+        return self._answered(ask, outcomes.hit(entry, self.clock.wall()))
 
     async def generate(self, ask: Ask) -> Answer:
         """The answer to a call.
@@ -88,6 +104,9 @@ class Pipeline:
             await self._free(ask)
             raise
         await self._settle(ask, outcome)
+        return self._answered(ask, outcome)
+
+    def _answered(self, ask: Ask, outcome: Outcome) -> Answer:
         self._account(ask, outcome)
         return Answer(ask.first.request, outcome, self._standing(ask))
 
@@ -227,18 +246,15 @@ class Pipeline:
 
     def _account(self, ask: Ask, outcome: Outcome) -> None:
         """Counts what was delivered and what it saved; what it cost was counted where it was bought."""
-        metadata = outcome.entry.metadata
-        sizes = [image.size for image in metadata.images]
-        self.metrics.delivered(metadata.model, metadata.size, metadata.quality, outcome.label, len(sizes), sizes)
+        metadata, principal, hour = outcome.entry.metadata, ask.principal, outcomes.hour(self.clock.wall())
+        known = (metadata.purchase_id, outcome.label, principal.name, principal.team, hour)
+        worth = self.worths.get(known)
+        if worth is None:
+            deliver = self.metrics.delivery(metadata, principal.team, outcome.label)
+            worth = self.worths.keep(known, outcomes.worth(ask, outcome, hour, deliver), WORTH_BYTES)
+        worth.deliver()
         if outcome.forward is None or outcome.collapsed:
-            reason: Literal["hit", "coalesced"] = "hit" if outcome.forward is None else "coalesced"
-            self.metrics.saved(metadata.model, ask.principal.team, reason, metadata.usage, metadata.cost)
-            self.ledger.tally(
-                outcomes.tallied(ask, outcome, self.clock.wall()),
-                images=len(sizes),
-                tokens=metadata.usage.total if metadata.usage is not None else 0,
-                saved=nanos(metadata.cost) if metadata.cost is not None else 0,
-            )
+            self.ledger.tally(worth.by, images=worth.images, tokens=worth.tokens, saved=worth.saved)
 
     def _standing(self, ask: Ask) -> Standing | None:
         """What the caller is told of its key; None without one."""

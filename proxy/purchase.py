@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
 
 from proxy.keyrecord import NANOS_PER_DOLLAR
 from proxy.model import Usage
@@ -95,8 +97,7 @@ class Spend:
     reserved: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tallied:
+class Tallied(NamedTuple):
     """What answers that cost nothing are counted by. `how` is `hit` or `coalesced`."""
 
     hour: int
@@ -132,5 +133,6 @@ def nanos_at_least(dollars: Decimal) -> int:
     return int((dollars * NANOS_PER_DOLLAR).to_integral_value(ROUND_CEILING))
 
 
+@lru_cache(maxsize=1024)
 def usd(nanos: int) -> Decimal:
     return Decimal(nanos) / NANOS_PER_DOLLAR

@@ -6,10 +6,10 @@ runs, the rules in force and the record of the caller's key, is kept with the be
 none. Pure; bounded in bytes, the least recently used go first.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from proxy.memo import Memo
 from proxy.model import Candidate, Holder, Operation
 from proxy.policy import Directives
 from proxy.validation import Validator
@@ -47,40 +47,23 @@ class _Kept(NamedTuple):
     belief: Belief
     validator: Validator
     holder: Holder | None
-    weight: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Recall:
     """Belongs to the event loop's thread."""
 
-    limit_bytes: int = LIMIT_BYTES
-    _kept: OrderedDict[Question, _Kept] = field(default_factory=OrderedDict, init=False, repr=False)
-    _bytes: int = field(default=0, init=False)
-
-    def __len__(self) -> int:
-        return len(self._kept)
+    kept: Memo[Question, _Kept] = field(default_factory=lambda: Memo(LIMIT_BYTES), repr=False)
 
     def belief(self, question: Question, validator: Validator, holder: Holder | None) -> Belief | None:
         """What was believed of this call under these very rules, for this very record of a key."""
-        kept = self._kept.get(question)
+        kept = self.kept.get(question)
         if kept is None or kept.validator is not validator or kept.holder is not holder:
             return None
-        self._kept.move_to_end(question)
         return kept.belief
 
     def keep(self, question: Question, validator: Validator, holder: Holder | None, belief: Belief) -> None:
         """In place of what was believed before under other rules."""
-        if len(question.body) > MAX_QUESTION_BYTES:
-            return
-        self._forget(question)
-        weight = _BELIEF_BYTES + _COPIES * len(question.body)
-        self._kept[question] = _Kept(belief, validator, holder, weight)
-        self._bytes += weight
-        while self._bytes > self.limit_bytes:
-            self._forget(next(iter(self._kept)))
-
-    def _forget(self, question: Question) -> None:
-        kept = self._kept.pop(question, None)
-        if kept is not None:
-            self._bytes -= kept.weight
+        if len(question.body) <= MAX_QUESTION_BYTES:
+            weight = _BELIEF_BYTES + _COPIES * len(question.body)
+            self.kept.keep(question, _Kept(belief, validator, holder), weight)

@@ -6,22 +6,25 @@ always exact; a body that cannot be read to its end is never ended cleanly.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pybase64
 from starlette.types import Send
 
 from proxy.errors import ImagegateError, UpstreamRefusal
 from proxy.filelinks import EXTENSIONS, FileLink, FileLinks
-from proxy.model import Answer, Body, Entry, ImageSpan, Progress, Rehearsal, Rendering
+from proxy.memo import Memo
+from proxy.model import Answer, Body, Entry, ImageRequest, ImageSpan, Outcome, Progress, Rehearsal, Rendering
 from proxy.money import dollars, estimated_cost
 from proxy.replyheaders import (
     Headers,
     Moment,
-    cache_headers,
     encoded,
     forward_headers,
+    lasting_headers,
     notices,
+    passing_headers,
     relayed,
     server_timing,
     standing_headers,
@@ -30,6 +33,27 @@ from proxy.settings import RenderSection
 from proxy.splice import Face, Piece, length_of, pieces, windows
 
 FILES_PATH = "/v1/images/files/"
+SHAPES_BYTES = 4 << 20
+_SHAPE_BYTES, _PIECE_BYTES = 1500, 150
+"""What a kept shape takes, about, and each piece of it; measured."""
+
+
+class Wish(NamedTuple):
+    """How a caller wants its images, beside what its body says."""
+
+    rendering: str | None
+    """`X-Imagegate-Response-Format`."""
+    origin: str
+    """What links to images begin with."""
+
+
+class Shape(NamedTuple):
+    """What a reply looks like whenever it is sent: the headers that do not depend on the moment, and its windows."""
+
+    headers: Headers
+    lines: bytes
+    """The same as they are written."""
+    windows: Sequence[Piece]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,39 +62,49 @@ class Renderer:
 
     section: RenderSection
     links: FileLinks
+    shapes: Memo[tuple[str, int, Rendering], Shape] = field(default_factory=lambda: Memo(SHAPES_BYTES), repr=False)
+    """Of what was bought by which purchase, in windows of which size, in which rendering."""
 
-    async def answer(self, send: Send, answer: Answer, *, asked: str | None, origin: str, moment: Moment) -> None:
-        """A reply with its images; `asked` is `X-Imagegate-Response-Format`, `origin` what links begin with."""
-        outcome = answer.outcome
-        metadata, body = outcome.entry.metadata, outcome.entry.body
-        face = self._face(answer, asked, origin, moment)
-        parts = pieces(len(body), metadata.images, face, outcome.relay.echo, metadata.event)
-        headers = [
-            (b"content-length", b"%d" % length_of(parts)),
-            *cache_headers(outcome),
-            *notices(answer.request, moment),
-            *standing_headers(answer.standing),
-            (b"content-type", outcome.relay.content_type.encode("latin-1")),
-            *relayed(outcome.relay.headers, answer.standing),
-            (b"server-timing", server_timing(outcome, moment)),
-        ]
-        await _start(send, 200, headers)
+    async def answer(self, send: Send, answer: Answer, wish: Wish, moment: Moment) -> None:
+        """A reply with its images."""
+        shape, body = self._shape(answer, wish, moment), answer.outcome.entry.body
+        await _start(send, 200, [*shape.headers, *_momentary(answer, moment)])
         with body.reading():
-            await _send_pieces(send, body, parts)
+            await _send_windows(send, body, shape.windows)
 
-    def _face(self, answer: Answer, asked: str | None, origin: str, moment: Moment) -> Face:
-        word = asked or answer.request.response_format
-        rendering = Rendering(word) if word else self.section.default
+    def written(self, answer: Answer, wish: Wish, moment: Moment) -> tuple[bytes, Sequence[Piece]]:
+        """The same reply, for whoever writes it: the lines of its head, and what its body is made of."""
+        shape = self._shape(answer, wish, moment)
+        return shape.lines + _lines(_momentary(answer, moment)), shape.windows
+
+    def rendering(self, request: ImageRequest, wish: Wish) -> Rendering:
+        word = wish.rendering or request.response_format
+        return Rendering(word) if word else self.section.default
+
+    def _shape(self, answer: Answer, wish: Wish, moment: Moment) -> Shape:
+        """Kept for hits, unless it has links in it, which expire."""
+        rendering, entry = self.rendering(answer.request, wish), answer.outcome.entry
+        if answer.outcome.forward is not None or rendering is Rendering.URL:
+            return _shaped(answer.outcome, self._face(answer, rendering, wish, moment))
+        known = (entry.metadata.purchase_id, entry.body.window_bytes, rendering)
+        shape = self.shapes.get(known)
+        if shape is None:
+            shape = _shaped(answer.outcome, self._face(answer, rendering, wish, moment))
+            self.shapes.keep(known, shape, _SHAPE_BYTES + _PIECE_BYTES * len(shape.windows))
+        return shape
+
+    def _face(self, answer: Answer, rendering: Rendering, wish: Wish, moment: Moment) -> Face:
         expires_at = int(moment.wall) + self.section.url_ttl_seconds
         metadata = answer.outcome.entry.metadata
 
         def link(index: int, image: ImageSpan) -> str:
             name = self.links.name(FileLink.to(metadata, index, expires_at))
-            return f"{origin}{FILES_PATH}{name}.{EXTENSIONS[image.media_type]}"
+            return f"{wish.origin}{FILES_PATH}{name}.{EXTENSIONS[image.media_type]}"
 
         if rendering is Rendering.URL and not answer.outcome.stored:
             rendering = Rendering.DATA_URL  # nothing to link to; this is an address that works, too
-        return Face(rendering, self.section.data_url_field if word != "url" else "url", link)
+        asks_for_links = (wish.rendering or answer.request.response_format) == Rendering.URL
+        return Face(rendering, "url" if asks_for_links else self.section.data_url_field, link)
 
     async def rehearsal(self, send: Send, rehearsal: Rehearsal) -> None:
         """What a dry run found."""
@@ -121,6 +155,12 @@ class Renderer:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+def goes_out_at_once(answer: Answer) -> bool:
+    """Its body lies in memory and is one window: there is no moment at which a client that hangs up could spare us work."""
+    entry = answer.outcome.entry
+    return entry.tier == "memory" and len(entry.body) <= entry.body.window_bytes
+
+
 async def _start(send: Send, status: int, headers: Headers) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -143,9 +183,36 @@ async def _whole(
     await send({"type": "http.response.body", "body": b"" if head_only else content, "more_body": False})
 
 
-async def _send_pieces(send: Send, body: Body, parts: Sequence[Piece]) -> None:
-    """The parts in order, in windows; the last message is the one that ends the response."""
-    every = list(windows(parts, body.window_bytes))
+def _shaped(outcome: Outcome, face: Face) -> Shape:
+    metadata, body = outcome.entry.metadata, outcome.entry.body
+    parts = pieces(len(body), metadata.images, face, outcome.relay.echo, metadata.event)
+    headers = [
+        (b"content-length", b"%d" % length_of(parts)),
+        (b"content-type", outcome.relay.content_type.encode("latin-1")),
+        *lasting_headers(outcome),
+    ]
+    return Shape(headers, _lines(headers), tuple(windows(parts, body.window_bytes)))
+
+
+def _momentary(answer: Answer, moment: Moment) -> Headers:
+    """The headers that depend on the moment."""
+    outcome = answer.outcome
+    return [
+        *passing_headers(outcome),
+        *notices(answer.request, moment),
+        *standing_headers(answer.standing),
+        *relayed(outcome.relay.headers, answer.standing),
+        (b"server-timing", server_timing(outcome, moment)),
+    ]
+
+
+def _lines(headers: Headers) -> bytes:
+    """As they stand in a head (RFC 9112 §5). Of a hit all of them are our own words."""
+    return b"".join([b"%s: %s\r\n" % header for header in headers])
+
+
+async def _send_windows(send: Send, body: Body, every: Sequence[Piece]) -> None:
+    """In order; the last message is the one that ends the response."""
     last = len(every) - 1
     for number, window in enumerate(every):
         content = window if isinstance(window, bytes) else await body.window(*window)

@@ -2,20 +2,20 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 from proxy.clock import midnight
 from proxy.model import ImageRequest, Outcome, Progress, Standing
 from proxy.money import dollars
+from proxy.noun import noun
 
 SUNSET_NOTICE = timedelta(days=60)
 
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Moment:
     """When a response is written: wall clock, and seconds since the request arrived."""
 
@@ -45,19 +45,30 @@ def forward_headers(progress: Progress) -> Iterable[tuple[bytes, bytes]]:
 
 
 def cache_headers(outcome: Outcome) -> Iterable[tuple[bytes, bytes]]:
+    """How the cache took part, and what that cost."""
+    yield from lasting_headers(outcome)
+    yield from passing_headers(outcome)
+
+
+def lasting_headers(outcome: Outcome) -> Iterable[tuple[bytes, bytes]]:
+    """Those of them that are the same for every hit of an entry."""
     metadata = outcome.entry.metadata
     yield b"cache-control", b"private, no-store"
-    yield b"cache-status", cache_status(outcome).encode("ascii")
     yield b"x-imagegate-cache", outcome.label.upper().encode("ascii")
     yield b"x-imagegate-cache-key", metadata.key[:12].encode("ascii")
-    if outcome.forward is None:
-        yield b"age", b"%d" % outcome.age_seconds
     if outcome.cost is not None:
         yield b"x-imagegate-cost-usd", dollars(outcome.cost).encode("ascii")
     if outcome.saved is not None:
         yield b"x-imagegate-saved-usd", dollars(outcome.saved).encode("ascii")
     if outcome.forward is not None and not outcome.collapsed and metadata.upstream_request_id:
         yield b"x-imagegate-upstream-request-id", metadata.upstream_request_id.encode("ascii")
+
+
+def passing_headers(outcome: Outcome) -> Iterable[tuple[bytes, bytes]]:
+    """Those of them that depend on the moment."""
+    yield b"cache-status", cache_status(outcome).encode("ascii")
+    if outcome.forward is None:
+        yield b"age", b"%d" % outcome.age_seconds
 
 
 def standing_headers(standing: Standing | None) -> Iterable[tuple[bytes, bytes]]:
@@ -74,6 +85,8 @@ def standing_headers(standing: Standing | None) -> Iterable[tuple[bytes, bytes]]
 def relayed(headers: Mapping[str, str], standing: Standing | None) -> Iterable[tuple[bytes, bytes]]:
     """The upstream's own headers; of two limits the caller is told the tighter one, the upstream's or its key's."""
     limits = standing.limits if standing is not None else {}
+    if not headers:
+        return encoded(limits)
     tighter = limits if _left(limits) <= _left(headers) else {}
     return encoded({**headers, **tighter})
 
@@ -104,4 +117,4 @@ def server_timing(outcome: Outcome, moment: Moment) -> bytes:
 
 
 def encoded(headers: Mapping[str, str]) -> Iterable[tuple[bytes, bytes]]:
-    return ((name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items())
+    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]

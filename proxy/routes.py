@@ -32,7 +32,8 @@ from proxy.metrics import Metrics
 from proxy.middleware import Call, call_of, headers_of
 from proxy.model import Answer, Document, Inbound, Rendering, Unparsed
 from proxy.pipeline import Pipeline
-from proxy.render import Renderer
+from proxy.render import Renderer, Wish, goes_out_at_once
+from proxy.replay import WHOLE_REQUEST, Replays, is_repeatable
 from proxy.replyheaders import Moment
 from proxy.settings import MetricsSection, ServerSection, UpstreamSection
 from proxy.store import Store
@@ -81,6 +82,7 @@ class ImagesApi:
     metrics: Metrics
     clock: Clock
     others: ASGIApp
+    replays: Replays
     silence_seconds: float = SILENCE_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,13 +133,21 @@ class ImagesApi:
         if ask.first.request.stream:
             await _unless_gone(self._stream(send, ask, call), receive, call)
             return
-        origin = self._origin(scope, headers)
-        await _unless_gone(self._answer(send, ask, call, asked=asked, origin=origin), receive, call)
+        wish, entry = Wish(asked, self._origin(scope, headers)), self.pipeline.at_hand(ask)
+        answer = None if entry is None else self.pipeline.serve(ask, entry)
+        answering = self._answer(send, ask, call, answer, wish)
+        if answer is not None and goes_out_at_once(answer):
+            await answering
+        else:
+            await _unless_gone(answering, receive, call)
+        if answer is not None and not call.gone and is_repeatable(scope):
+            still_stands = self.pipeline.doorkeeper.authenticator.witness(headers, ask.principal)
+            self.replays.keep(scope["extensions"][WHOLE_REQUEST]["bytes"], ask, still_stands, wish, call)
 
-    async def _answer(self, send: Send, ask: Ask, call: Call, *, asked: str | None, origin: str) -> None:
-        answer = await self.pipeline.generate(ask)
+    async def _answer(self, send: Send, ask: Ask, call: Call, answer: Answer | None, wish: Wish) -> None:
+        answer = answer or await self.pipeline.generate(ask)
         call.outcome = answer.outcome
-        await self.renderer.answer(send, answer, asked=asked, origin=origin, moment=self._moment(call))
+        await self.renderer.answer(send, answer, wish, self._moment(call))
 
     async def _stream(self, send: Send, ask: Ask, call: Call) -> None:
         call.is_stream = True

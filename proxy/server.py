@@ -23,6 +23,7 @@ from proxy.app import App, build
 from proxy.connection import Connection
 from proxy.errors import ConfigurationError
 from proxy.health import Phase
+from proxy.replay import Replays
 from proxy.secret import Secret
 from proxy.settings import Settings
 
@@ -70,6 +71,7 @@ class Server(uvicorn.Server):
             _listening(
                 app,
                 app,
+                replays=app.replays,
                 lifespan="on",
                 backlog=4096,
                 # A backstop: at the end of the drain we cut the connections ourselves.
@@ -174,11 +176,11 @@ class _Beside(uvicorn.Server):
         yield
 
 
-def _listening(app: App, asgi: ASGIApp, **more: Any) -> uvicorn.Config:
+def _listening(app: App, asgi: ASGIApp, *, replays: Replays | None = None, **more: Any) -> uvicorn.Config:
     """How uvicorn serves `asgi`, a part of `app`: through our connections, in silence."""
     return uvicorn.Config(
         asgi,
-        http=partial(Connection, limits=app.settings.server, health=app.health),  # type: ignore[arg-type]
+        http=partial(Connection, limits=app.settings.server, health=app.health, replays=replays),  # type: ignore[arg-type]
         loop="uvloop",
         ws="none",
         log_config=None,

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Observer(Protocol):
-    """Who counts what the store does. Called from any thread."""
+    """Who counts what the store does: look-ups from the event loop's thread, the rest from any."""
 
     def lookup(self, tier: str, result: str, seconds: float) -> None:
         """`result` is hit, stale (found, but expired), miss or error."""
@@ -114,6 +114,19 @@ class Store:
         self._obey_purges()
 
     # --- entries ----------------------------------------------------------------------------------
+
+    def at_hand(self, key: str) -> Entry | None:
+        """The entry under `key`, if it lies in memory. That it was found is not counted: `taken` says that it was used."""
+        slot = self._memory.get(key)
+        return None if slot is None else slot.entry
+
+    def taken(self, key: str) -> None:
+        """The entry that is at hand was used."""
+        started = self._clock.monotonic()
+        slot = self._memory.get(key)
+        if slot is not None:
+            self._observe("memory", slot.entry.metadata, started)
+            self._touch(slot)
 
     async def lookup(self, key: str, *, promote: bool = True) -> Entry | None:
         """The entry under `key`, fresh or expired: freshness is for the caller to judge. Never raises StoreError.

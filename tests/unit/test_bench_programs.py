@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pybase64
 import pytest
@@ -40,6 +41,14 @@ def ended(process: subprocess.Popen[str]) -> str:
     out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, err) == (0, "")
     return out
+
+
+def read_head(reader: BinaryIO) -> bytes:
+    """Without its empty line; empty at the end of the connection."""
+    lines = []
+    while (line := reader.readline()) not in (b"", b"\r\n"):
+        lines.append(line)
+    return b"".join(lines)
 
 
 # ---- the load, against servers that do as they are told ----
@@ -76,7 +85,7 @@ class Scripted:
     def converse(self, connection: socket.socket, number: int) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with connection, contextlib.suppress(OSError), connection.makefile("rb") as reader:
-            while head := b"".join(iter(reader.readline, b"\r\n")):
+            while head := read_head(reader):
                 length = re.search(rb"\r\ncontent-length: (\d+)\r\n", head)
                 body = reader.read(int(length[1])) if length else b""
                 with self.lock:
@@ -356,7 +365,7 @@ class Peer:
         self.send(f"POST /v1/x HTTP/{version}\r\n{header}Content-Length: {len(body)}\r\n\r\n{body}".encode())
 
     def answer(self) -> Answer:
-        head = b"".join(iter(self.reader.readline, b"\r\n")).decode()
+        head = read_head(self.reader).decode()
         length = re.search(r"content-length: (\d+)", head)
         return Answer(head, self.reader.read(int(length[1])) if length else b"")
 
@@ -390,7 +399,7 @@ class Upstream:
 @pytest.fixture
 def upstream(programs: Programs) -> Iterator[Upstream]:
     port = free_port()
-    command = [programs.upstream, "--port", str(port)]
+    command = [str(programs.upstream), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "listening\n"
@@ -419,27 +428,23 @@ def test_a_size_that_is_missing_or_odd(upstream: Upstream) -> None:
 
 
 def test_a_size_gives_the_same_bytes_again_whatever_was_asked_meanwhile(upstream: Upstream) -> None:
-    first = [upstream.picture(f"bytes={size}").body for size in range(1_000, 1_100)]
-    assert [len(body) for body in first] == list(range(1_000, 1_100))
-    assert [upstream.picture(f"bytes={size}").body for size in range(1_000, 1_100)] == first
+    sizes = range(1_000, 1_040)
+    first = [upstream.picture(f"bytes={size}").body for size in sizes]
+    assert [len(body) for body in first] == list(sizes)
+    assert [upstream.picture(f"bytes={size}").body for size in sizes] == first
 
 
-def test_answers_come_in_the_order_of_their_waits(upstream: Upstream) -> None:
-    waits = [60, 20, 40, 0, 50, 10, 30]
-    order: list[int] = []
-
-    def ask(wait: int) -> None:
-        with upstream.peer() as peer:
-            peer.ask(f"wait={wait}")
-            peer.answer()
-            order.append(wait)
-
-    threads = [threading.Thread(target=ask, args=(wait,)) for wait in waits]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert order == sorted(waits)
+def test_answers_wait_as_long_as_asked_and_side_by_side(upstream: Upstream) -> None:
+    waits = {wait: upstream.peer() for wait in (60, 20, 40, 0, 50, 10, 30)}
+    began = time.monotonic()
+    with contextlib.ExitStack() as open_peers:
+        for wait, peer in waits.items():
+            open_peers.enter_context(peer).ask(f"wait={wait} bytes={1_000 + wait}")
+        for wait, peer in sorted(waits.items()):
+            assert len(peer.answer().body) == 1_000 + wait
+            assert time.monotonic() - began >= wait / 1000
+        open_peers.enter_context(upstream.peer()).ask("wait=60000")
+        assert len(upstream.picture("at once").body) == 2_000
 
 
 def test_calls_are_counted_and_other_requests_not(upstream: Upstream) -> None:
@@ -534,10 +539,9 @@ def test_a_connection_is_closed_when_asked(upstream: Upstream) -> None:
     ],
 )
 def test_what_is_no_request_ends_its_connection_alone(upstream: Upstream, text: bytes) -> None:
-    with upstream.peer() as peer:
-        with contextlib.suppress(ConnectionError):
-            peer.send(text)
-            assert peer.is_closed()
+    with upstream.peer() as peer, contextlib.suppress(ConnectionError):
+        peer.send(text)
+        assert peer.is_closed()
     assert len(upstream.picture("a cat").body) == 2_000
 
 
@@ -574,15 +578,15 @@ def test_what_is_under_way_at_the_end_was_billed_and_aborted(upstream: Upstream,
 
 
 @pytest.fixture
-def sources(programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two small programs in place of the real ones; there is a compiler."""
-    assert programs
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two small programs in place of the real ones."""
     monkeypatch.setattr(building, "SOURCES", tmp_path)
     for name in ("upstream", "load"):
         (tmp_path / f"{name}.c").write_text("int main(void) { return 0; }\n")
     return tmp_path
 
 
+@pytest.mark.usefixtures("programs")
 def test_only_what_is_newer_than_its_program_is_compiled(sources: Path) -> None:
     def times() -> list[int]:
         found = build(sources / "build")
@@ -596,6 +600,7 @@ def test_only_what_is_newer_than_its_program_is_compiled(sources: Path) -> None:
     assert sorted(path.name for path in (sources / "build").iterdir()) == ["load", "upstream"]
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_source_that_does_not_compile_is_said_so(sources: Path) -> None:
     (sources / "load.c").write_text("int main(void) { return nothing; }\n")
     with pytest.raises(RuntimeError, match="nothing"):
@@ -603,6 +608,7 @@ def test_a_source_that_does_not_compile_is_said_so(sources: Path) -> None:
     assert [path.name for path in (sources / "build").iterdir()] == ["upstream"]
 
 
+@pytest.mark.usefixtures("programs")
 def test_without_the_headers_there_is_no_compiler(sources: Path) -> None:
     (sources / "upstream.c").write_text("#include <there-is-no-such-header.h>\n")
     with pytest.raises(Skipped, match=re.escape(NO_COMPILER)):
@@ -615,6 +621,6 @@ def test_without_a_compiler_it_is_skipped(tmp_path: Path, monkeypatch: pytest.Mo
         build(tmp_path / "build")
 
 
-def test_the_programs_compile_without_a_warning(programs: Programs, tmp_path: Path) -> None:
-    assert programs
+@pytest.mark.usefixtures("programs")
+def test_the_programs_compile_without_a_warning(tmp_path: Path) -> None:
     build(tmp_path, ("-O0", "-Werror"))

@@ -1,8 +1,11 @@
-"""What the bench makes of its figures: medians, ratios within a round, verdicts, the report, the chart."""
+"""What the bench makes of its figures: medians, ratios within a round, verdicts, report, chart; and the order of a run."""
 
+import contextlib
 import json
+import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,12 @@ import pytest
 from bench import chart, load, plan, report, results
 from bench.arithmetic import differences, ratios, slope, spread
 from bench.goal import GOALS, Goal, Verdict, judge, judge_all
-from bench.measurement import Measurement
+from bench.measurement import Measurement, Sample
+from bench.plan import Entry, Plan
 from bench.results import Ran, Results
-from bench.run import headline, rotated
+from bench.run import Run, headline, rotated
+from bench.stage import Stage
+from bench.system import Running, Skipped, System
 
 HIT = "hit 3 MB c=16"
 
@@ -217,3 +223,91 @@ def test_a_client_that_says_something_else_has_failed(said: str) -> None:
 
 def test_a_line_of_progress_has_the_figures_that_matter() -> None:
     assert headline({"rate": 1234.0, "p50_ms": 1.0, "replies": 3}) == "1,234/s, p50 1.00 ms"
+
+
+@dataclass
+class Noted:
+    """A workload that notes who was asked when."""
+
+    name: str
+    asked: list[tuple[str, str, int]]
+    systems: Sequence[str] = ("nginx", "imagegate", "litellm")
+    group: str = "hits"
+    fresh: bool = False
+    fault: Exception | None = field(default=None)
+
+    def prepare(self, stage: Stage, system: str) -> None:
+        stage.system(system)
+
+    def measure(self, stage: Stage, system: str, turn: int) -> Sample:
+        self.asked.append((self.name, system, turn))
+        if self.fault:
+            raise self.fault
+        return Sample({"rate": 1.0})
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    def start(folder: Path, port: int) -> "contextlib.AbstractContextManager[System]":
+        return contextlib.nullcontext(Running("some", "1", port, os.getpid(), 0.0))
+
+    def missing(folder: Path, port: int) -> "contextlib.AbstractContextManager[System]":
+        raise Skipped("it is not installed")
+
+    starts = {"nginx": start, "imagegate": start, "litellm": start, "portkey": missing}
+    return Stage(tmp_path, tmp_path / "load", Running("upstream", "", 1, os.getpid(), 0.0), starts)
+
+
+def run(stage: Stage, *entries: Entry, limit_seconds: float = 60, systems: Sequence[str] = plan.ALL) -> Results:
+    made = Results("quick", "", {})
+    Run(Plan("quick", entries, limit_seconds), stage, made, systems, lambda _line: None).run()
+    return made
+
+
+def test_in_each_round_every_workload_takes_its_systems_in_turn(stage: Stage) -> None:
+    asked: list[tuple[str, str, int]] = []
+    made = run(
+        stage, Entry(Noted("a", asked), 2), Entry(Noted("b", asked), 1), systems=("nginx", "imagegate", "litellm")
+    )
+    assert asked == [
+        *(("a", "nginx", 1), ("a", "imagegate", 1), ("a", "litellm", 1)),
+        *(("b", "nginx", 1), ("b", "imagegate", 1), ("b", "litellm", 1)),
+        *(("a", "imagegate", 2), ("a", "nginx", 2)),
+    ]
+    assert len(made.measurements) == len(asked)
+    assert made.systems["nginx"].version == "1"
+
+
+def test_a_system_that_cannot_be_had_is_left_out_with_its_reason(stage: Stage) -> None:
+    asked: list[tuple[str, str, int]] = []
+    made = run(stage, Entry(Noted("a", asked, ("portkey", "nginx")), 1))
+    assert asked == [("a", "nginx", 1)]
+    assert made.skipped == {"portkey": "it is not installed"}
+
+
+def test_a_measurement_that_fails_is_in_the_results_and_the_run_goes_on(stage: Stage) -> None:
+    asked: list[tuple[str, str, int]] = []
+    broken = Noted("a", asked, fault=ConnectionError("gone"))
+    made = run(stage, Entry(broken, 1), Entry(Noted("b", asked), 1), systems=("nginx",))
+    assert [each.faults for each in made.measurements] == [("not measured: ConnectionError: gone",), ()]
+
+
+def test_an_interrupted_run_keeps_what_was_measured(stage: Stage) -> None:
+    class Stopped(Noted):
+        def measure(self, stage: Stage, system: str, turn: int) -> Sample:
+            raise KeyboardInterrupt
+
+    made = Results("quick", "", {})
+    entries = (Entry(Noted("a", []), 1), Entry(Stopped("b", []), 1))
+    with pytest.raises(KeyboardInterrupt):
+        Run(Plan("quick", entries, 60), stage, made, ("nginx",), lambda _line: None).run()
+    assert [each.workload for each in made.measurements] == ["a"]
+    assert "nginx" in made.systems
+    assert stage.systems == {}
+
+
+def test_without_time_there_are_first_rounds_and_a_note_on_the_others(stage: Stage) -> None:
+    asked: list[tuple[str, str, int]] = []
+    made = run(stage, Entry(Noted("a", asked), 3), limit_seconds=0, systems=("nginx",))
+    assert asked == [("a", "nginx", 1)]
+    assert made.notes == ["a: there was no time for all of round 2, nor for what follows it"]

@@ -16,6 +16,7 @@ from proxy.families import FAMILIES
 from proxy.metrics import MOST_KEYS, Metrics
 from proxy.model import Operation, Usage
 from proxy.tracing import TraceContext, enter, leave
+from tests.support.store import metadata
 
 GENERATION = Operation.GENERATION
 CONFIGURED = {"gpt-image-2", "gpt-image-2.5", "openai", "design", "unknown_parameter"}
@@ -70,14 +71,15 @@ def feed_everything(metrics: Metrics, word: str, number: int) -> None:
     metrics.finished(word)
     metrics.body_bytes(word, number)
     metrics.answered(word, word, word, number, 0.1, 0.1)
-    metrics.delivered(word, word, word, word, 1, [number])
+    entry = metadata(model=word, size=word, quality=word, cost=Decimal("0.1"), usage=USAGE)
+    metrics.delivery(entry, word, word)()
     metrics.disconnected(word, word)
     metrics.purchased(word, word, USAGE, Decimal("0.1"), 1)
     metrics.purchased(word, word, None, None, 1)
     metrics.purchased_by(word, USAGE, Decimal("0.1"))
     metrics.purchase_failed(word)
     for reason in ("hit", "coalesced"):
-        metrics.saved(word, word, reason, USAGE, Decimal("0.1"))
+        metrics.delivery(entry, word, reason)()
     metrics.lookup(word, word, 0.1)
     metrics.evicted(word, word)
     metrics.write_error(word)
@@ -200,10 +202,13 @@ def test_a_purchase_without_usage_or_price_is_counted_as_such() -> None:
 
 def test_saved_is_the_usage_of_each_hit_and_follower_and_never_on_the_bill() -> None:
     counted = Counted()
+    entry = metadata(usage=USAGE, cost=Decimal("0.17"))
+    deliver = counted.metrics.delivery(entry, "none", "hit")
     for _ in range(3):
-        counted.metrics.saved("gpt-image-2", "none", "hit", USAGE, Decimal("0.17"))
-    counted.metrics.saved("gpt-image-2", "none", "coalesced", USAGE, Decimal("0.17"))
-    counted.metrics.saved("gpt-image-2", "none", "hit", None, None)
+        deliver()
+    counted.metrics.delivery(entry, "none", "coalesced")()
+    counted.metrics.delivery(entry, "none", "miss")()
+    counted.metrics.delivery(metadata(usage=None, cost=None), "none", "hit")()
     assert counted.total("saved_tokens_total", reason="hit") == 3 * USAGE.total
     assert counted.total("saved_tokens_total", reason="coalesced") == USAGE.total
     assert counted.total("saved_cost_usd_total") == 0.68
@@ -242,8 +247,8 @@ def test_ten_thousand_strange_values_make_no_series() -> None:
 
 def test_what_is_replaced_by_other_is_counted_by_metric_and_label() -> None:
     counted = Counted()
-    counted.metrics.delivered("dall-e-9", "1024x1024", "low", "hit", 1, [])
-    counted.metrics.delivered("gpt-image-2", "17x4", "low", "hit", 1, [])
+    counted.metrics.delivery(metadata(model="dall-e-9", cost=None, usage=None), "none", "hit")()
+    counted.metrics.delivery(metadata(size="17x4", cost=None, usage=None), "none", "hit")()
     assert counted.total("images_total", model="other", size="1024x1024") == 1
     assert counted.overflowed("images_total", "model") == counted.overflowed("images_total", "size") == 1
 
@@ -314,14 +319,14 @@ def test_a_reload_moves_the_timestamp_or_counts_a_failure() -> None:
     assert counted.total("config_reload_failures_total") == 1
 
 
-def test_threads_count_lookups_while_scrapes_run_and_nothing_is_lost() -> None:
+def test_threads_count_evictions_while_scrapes_run_and_nothing_is_lost() -> None:
     counted = Counted()
 
     def repeat(event: Callable[[], object], times: int) -> threading.Thread:
         return threading.Thread(target=lambda: [event() for _ in range(times)])
 
-    threads = [repeat(lambda: counted.metrics.lookup("disk", "hit", 0.001), 4000) for _ in range(3)]
-    threads += [repeat(lambda: counted.metrics.lookup("tape", "hit", 0.001), 500) for _ in range(2)]
+    threads = [repeat(lambda: counted.metrics.evicted("disk", "size"), 4000) for _ in range(3)]
+    threads += [repeat(lambda: counted.metrics.evicted("tape", "size"), 500) for _ in range(2)]
     threads += [repeat(lambda: counted.metrics.render(None), 5)]
     for thread in threads:
         thread.start()
@@ -329,9 +334,8 @@ def test_threads_count_lookups_while_scrapes_run_and_nothing_is_lost() -> None:
         counted.metrics.answered(GENERATION, "gpt-image-2", "hit", 200 + n % 300, 0.1, 0.1)
     for thread in threads:
         thread.join()
-    assert counted.total("cache_lookups_total", tier="disk", result="hit") == 12_000
-    assert counted.total("cache_lookup_duration_seconds_count", tier="disk") == 12_000
-    assert counted.overflowed("cache_lookups_total", "tier") == 1000
+    assert counted.total("cache_evictions_total", tier="disk", reason="size") == 12_000
+    assert counted.overflowed("cache_evictions_total", "tier") == 1000
     assert counted.total("requests_total") == counted.total("request_duration_seconds_count") == 3000
 
 

@@ -1,9 +1,9 @@
-"""A fast upstream to measure against: every call gets an image reply of a fixed size after a fixed latency, and is counted.
+"""An upstream whose replies are streams of events, of a fixed size, after a fixed latency and at a fixed pace.
 
-    python bench/upstream.py --port 9100 --bytes 3000000 --latency 0.05
+    python bench/eventupstream.py --port 9100 --bytes 3000000 --latency 0.05
 
-A call with `stream: true` gets events of that size instead, the first after the latency, each other one `--gap` later.
-`GET /calls` gives the number of calls so far. The picture is noise behind a PNG signature: nobody looks at it.
+A call with `stream: true` gets events, the first after the latency, each other one `--gap` later; any other call gets its
+image after the latency. `GET /calls` gives the number of calls so far. The picture is noise behind a PNG signature.
 """
 
 import argparse
