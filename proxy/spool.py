@@ -18,9 +18,11 @@ from typing import Protocol
 
 from proxy import envelope, ids
 from proxy.errors import StoreError
-from proxy.stores.files import WINDOW_BYTES, Buffer, PrivateFile, read_exactly, write_all
+from proxy.stores.files import WINDOW_BYTES, PrivateFile, read_exactly, write_all, write_gathered
 
 FLUSH_BYTES = 1 << 18
+BEHIND_BYTES = 1 << 19
+"""Twice of it may be in memory."""
 _OFFSET = len(envelope.MAGIC)
 
 
@@ -81,6 +83,8 @@ class Spool:
         self._stored_bytes = 0
         self._pending: list[bytes] = []
         self._pending_bytes = 0
+        self._writing: asyncio.Future[None] | None = None
+        """What is being written: one piece at a time, while the next one arrives."""
         self._lock = threading.RLock()
         self._views = 0
         self._gone = False
@@ -101,11 +105,21 @@ class Spool:
         self._pending_bytes += len(chunk)
         if self._pending_bytes >= FLUSH_BYTES:
             await self._flush()
+            await self._written()
+
+    async def write_behind(self, chunk: bytes) -> None:
+        """The same without waiting for the disk, as long as it keeps up: one piece is written while the next arrives."""
+        self._pending.append(chunk)
+        self._pending_bytes += len(chunk)
+        if self._pending_bytes >= BEHIND_BYTES:
+            await self._flush()
 
     async def finish(self) -> None:
         """Write what is still buffered. Idempotent."""
+        await self._written()
         if self._pending or (self._file is None and self._memory is None):
             await self._flush()
+            await self._written()
 
     @contextmanager
     def view(self) -> Iterator[memoryview]:
@@ -153,7 +167,7 @@ class Spool:
             if self._memory is None or self._path is None:
                 return
             try:
-                self._write(self._memory, 0)
+                write_all(self._opened().fd, self._memory, _OFFSET)
             except OSError as error:
                 self.error = error
                 if self._file is not None:
@@ -165,6 +179,8 @@ class Spool:
     def discard(self) -> None:
         """Give the body up: no file and no descriptor remain. Idempotent, and harmless after `take`."""
         self._gone = True
+        if self._writing is not None:  # whose failure, of which we are the cause, concerns nobody
+            self._writing.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._clean_up()
 
     def take(self) -> PrivateFile | bytearray:
@@ -179,33 +195,38 @@ class Spool:
     # --- in a worker thread -----------------------------------------------------------------------------------------------
 
     async def _flush(self) -> None:
-        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
-        self._pending.clear()
-        self._pending_bytes = 0
+        await self._written()
+        chunks, size, at = self._pending, self._pending_bytes, self._stored_bytes
+        self._pending, self._pending_bytes = [], 0
+        self._stored_bytes += size
         if self._memory is not None:
-            self._memory += data
-            self._stored_bytes += len(data)
-            return
-        at = self._stored_bytes
-        self._stored_bytes += len(data)
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._append, data, at)
+            for chunk in chunks:
+                self._memory += chunk
+        else:
+            self._writing = asyncio.get_running_loop().run_in_executor(self._executor, self._append, chunks, at)
 
-    def _append(self, data: bytes, at: int) -> None:
+    async def _written(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
+    def _append(self, chunks: Sequence[bytes], at: int) -> None:
         with self._held():
             if self._memory is None:
                 try:
-                    self._write(data, at)
+                    write_gathered(self._opened().fd, chunks, _OFFSET + at)
                 except OSError as error:
                     self._go_on_in_memory(error, at)
             if self._memory is not None:
-                self._memory += data
+                for chunk in chunks:
+                    self._memory += chunk
 
-    def _write(self, data: Buffer, at: int) -> None:
+    def _opened(self) -> PrivateFile:
         if self._file is None:
             assert self._path is not None
             self._file = PrivateFile(self._path)
             write_all(self._file.fd, envelope.MAGIC, 0)
-        write_all(self._file.fd, data, _OFFSET + at)
+        return self._file
 
     def _go_on_in_memory(self, error: OSError, written: int) -> None:
         """The disk is full, read-only or broken: read back what it took, and leave it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from proxy import envelope
 from proxy.errors import StoreError
 from proxy.model import Metadata
-from proxy.stores.files import WINDOW_BYTES, open_regular, read_exactly, write_all
+from proxy.stores.files import WINDOW_BYTES, open_regular, read_exactly, read_into, write_all
 
 
 def read_layout(fd: int) -> envelope.Layout:
@@ -48,12 +48,12 @@ def check_entry(fd: int, found: envelope.Layout, buffer: mmap | None) -> Metadat
     if magic != envelope.MAGIC:
         raise StoreError("damaged entry: no magic")
     running.update(magic)
-    for start in range(0, found.body_bytes, WINDOW_BYTES):
-        stop = min(found.body_bytes, start + WINDOW_BYTES)
-        window = read_exactly(fd, found.body_start + start, found.body_start + stop)
-        running.update(window)
-        if buffer is not None:
-            buffer[start:stop] = window
+    with memoryview(bytearray(WINDOW_BYTES) if buffer is None else buffer) as room:
+        for start in range(0, found.body_bytes, WINDOW_BYTES):
+            stop = min(found.body_bytes, start + WINDOW_BYTES)
+            with room[: stop - start] if buffer is None else room[start:stop] as window:
+                read_into(fd, found.body_start + start, window)
+                running.update(window)
     return envelope.unseal(found, running, read_exactly(fd, found.body_stop, found.size))
 
 

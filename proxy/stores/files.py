@@ -3,16 +3,30 @@
 import os
 import stat
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 from proxy.errors import StoreError
 
 WINDOW_BYTES = 1 << 18
 """How much of a body is moved at once: large enough for the medium, small enough to hold per reader."""
+_GATHERED = 512
+"""Pieces that are written at once: half of what the system takes (IOV_MAX)."""
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
 
 Buffer = bytes | bytearray | memoryview
+
+
+def read_into(fd: int, start: int, room: memoryview) -> None:
+    """Fills `room` with the bytes from `start` on: no memory is taken for them. Raises as `read_exactly` does."""
+    at = 0
+    while at < len(room):
+        with room[at:] as rest:
+            count = os.preadv(fd, [rest], start + at)
+        if not count:
+            raise StoreError("damaged entry: the file is shorter than it was")
+        at += count
 
 
 def read_exactly(fd: int, start: int, stop: int) -> bytes:
@@ -37,6 +51,14 @@ def write_all(fd: int, data: Buffer, at: int) -> None:
     done = 0
     while done < len(view):
         done += os.pwrite(fd, view[done:], at + done)
+
+
+def write_gathered(fd: int, chunks: Sequence[bytes], at: int) -> None:
+    """Write them one after the other from offset `at`, from where they lie. Raises OSError."""
+    few = chunks if len(chunks) <= _GATHERED else [b"".join(chunks)]
+    done = os.pwritev(fd, few, at) if few else 0
+    if done < sum(map(len, few)):
+        write_all(fd, b"".join(few)[done:], at + done)
 
 
 def make_private_directory(path: Path) -> None:

@@ -38,7 +38,7 @@ async def receive(reply: Reply, spool: Spool, slots: ReceiveSlots, *, images: in
     async with slots.receiving() as slot:
         async for chunk in reply.chunks(limit):
             await slot.moved(len(chunk))
-            await spool.write(chunk)
+            await spool.write_behind(chunk)
 
 
 def reply_limit(images: int) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from proxy import envelope
 from proxy.errors import StoreError
-from proxy.spool import FLUSH_BYTES, Spool, Spools
+from proxy.spool import BEHIND_BYTES, FLUSH_BYTES, Spool, Spools
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.anyio
@@ -206,6 +207,66 @@ async def test_a_disk_that_gives_out_half_way_is_left_for_memory_with_all_that_w
     assert spool.in_memory and spool.error is not None and spool.error.errno == errno.EBADF
     assert contents(spool) == LARGE
     assert (files(tmp_path), descriptors()) == ([], before - 1)
+
+
+@given(st.lists(st.integers(1, 3 * BEHIND_BYTES // 2), max_size=6))
+@settings(max_examples=20, deadline=None)
+async def test_what_is_written_behind_is_there_whole_and_in_order(sizes: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as executor:
+        spool = Spools(Path(folder), executor, "aaaa").open()
+        for number, size in enumerate(sizes):
+            await spool.write_behind(bytes([number]) * size)
+        await spool.finish()
+        assert spool.size == sum(sizes)
+        assert contents(spool) == b"".join(bytes([number]) * size for number, size in enumerate(sizes))
+        spool.discard()
+
+
+async def test_a_piece_is_written_while_the_next_one_arrives_and_the_one_after_that_waits(tmp_path: Path) -> None:
+    may_write = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        spool = Spools(tmp_path, executor, "aaaa").open()
+        executor.submit(may_write.wait, 10)
+        piece = bytes(BEHIND_BYTES)
+        async with asyncio.timeout(5):
+            await spool.write_behind(piece)  # handed to a disk that is busy
+            await spool.write_behind(piece[1:])
+        third = asyncio.create_task(spool.write_behind(piece))
+        await asyncio.sleep(0)
+        assert not third.done()
+        may_write.set()
+        await third
+        await spool.finish()
+        assert contents(spool) == piece + piece[1:] + piece
+        spool.discard()
+
+
+async def test_a_disk_that_gives_out_behind_us_is_left_for_memory_with_all_that_was_written(
+    spools: Spools, tmp_path: Path
+) -> None:
+    spool = spools.open()
+    body = bytes(range(256)) * (3 * BEHIND_BYTES // 256) + b"the end"
+    await spool.write_behind(body[:BEHIND_BYTES])
+    eventually(lambda: [file for file in files(tmp_path) if file.stat().st_size > BEHIND_BYTES], what="the first piece")
+    (file,) = files(tmp_path)
+    reading, fd = os.open(file, os.O_RDONLY), descriptor_of(file)
+    os.dup2(reading, fd)
+    os.close(reading)
+    await spool.write_behind(body[BEHIND_BYTES:])
+    await spool.finish()
+    assert spool.in_memory and spool.error is not None and spool.error.errno == errno.EBADF
+    assert contents(spool) == body
+
+
+async def test_a_spool_that_is_given_up_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
+    may_write = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        spool = Spools(tmp_path, executor, "aaaa").open()
+        executor.submit(may_write.wait, 10)
+        await spool.write_behind(bytes(BEHIND_BYTES))
+        spool.discard()
+        may_write.set()
+    assert files(tmp_path) == []
 
 
 def descriptor_of(file: Path) -> int:
