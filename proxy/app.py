@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy import __version__, admin, catalogue, ids
+from proxy import __version__, catalogue, ids
 from proxy.accounts import Accounts, Budget
 from proxy.admission import Admission
 from proxy.asking import Doorkeeper
@@ -37,7 +37,7 @@ from proxy.pipeline import Pipeline
 from proxy.purchase import Closing, OpenPurchase
 from proxy.render import Renderer
 from proxy.replay import Replays
-from proxy.routes import Endpoint, Files, ImagesApi, MetricsPage, Models, other_routes
+from proxy.routes import Endpoint, Files, ImagesApi, LateRoutes, MetricsPage, Models, other_routes
 from proxy.settings import RulesSection, Settings, TracingSection, UpstreamSection
 from proxy.singleflight import Flights
 from proxy.store import Store
@@ -53,6 +53,8 @@ REVISION_VARIABLE = "IMAGEGATE_REVISION"
 """What the build says it was made from; the metric `imagegate_build_info` tells it."""
 CHECKERS = 2
 """Replies parsed at once: each has its megabytes mapped while it is."""
+ADMIN_ROOTS = ("/admin/v1/", "/v1/organization/")
+"""What the paths of the admin API begin with."""
 EXPOSED_HEADERS = (
     *("age", "cache-status", "server-timing", "x-request-id", "x-imagegate-cache", "x-imagegate-cache-key"),
     *("x-imagegate-cost-usd", "x-imagegate-saved-usd", "x-imagegate-adjusted", "x-imagegate-upstream-request-id"),
@@ -220,7 +222,7 @@ def build(
         files=Files(store, links, renderer, clock),
         metrics_page=None if settings.metrics.listen else page,
         health=health,
-        more=admin.routes(_admin_parts(settings, (desk, reports), keyfeed, metrics, clock)),
+        more=LateRoutes(ADMIN_ROOTS, partial(_admin_routes, settings, (desk, reports), keyfeed, metrics, clock)),
     )
     recorder = Recorder(metrics, clock, log_access=settings.log.access)
     replays = Replays(pipeline, renderer, recorder, clock)
@@ -270,21 +272,26 @@ async def _bought(store: Store, purchase: OpenPurchase) -> Closing | None:
     return None
 
 
-def _admin_parts(
+def _admin_routes(
     settings: Settings,
     databases: tuple[BackgroundDatabase, BackgroundDatabase],
     keyfeed: KeyFeed | None,
     metrics: Metrics,
     clock: Clock,
-) -> admin.AdminParts:
+) -> Sequence[Route]:
+    # Late: 30 ms of a start, and most processes are never asked for it.
+    from proxy import admin
+
     desk, reports = databases
 
     async def changed() -> None:
         if keyfeed is not None:
             await keyfeed.poll()
 
-    return admin.AdminParts(
-        settings=settings, database=desk, reports=reports, clock=clock, metrics=metrics, on_change=changed
+    return admin.routes(
+        admin.AdminParts(
+            settings=settings, database=desk, reports=reports, clock=clock, metrics=metrics, on_change=changed
+        )
     )
 
 

@@ -133,10 +133,9 @@ class _Vendor:
         chain, fault = self._chain(vendor, table)
         if fault:
             self.problems.append(f"{path}.extends: {fault}")
-        inherited: set[tuple[str, str]] = set()
-        if len(chain) > 1:
-            inherited.update(self._read(chain[:-1], model="")[1])
         rule, problems, snapshots = self._read(chain, model)
+        # Only for problems: reading the ancestors of every model takes as long as reading the models.
+        inherited = set(self._read(chain[:-1], model="")[1]) if problems and len(chain) > 1 else set()
         for relative, message in problems:
             if (relative, message) not in inherited:
                 self.problems.append(f"{'.'.join(part for part in (path, relative) if part)}: {message}")

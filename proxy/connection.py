@@ -96,7 +96,7 @@ class Connection(HttpToolsProtocol):
     # --- What the peer sends --------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        is_first = self._reading is Reading.BETWEEN and not self._unanswered
+        is_first = self._replays is not None and self._reading is Reading.BETWEEN and not self._unanswered
         if is_first and self._replay(data):
             return
         self._loose_bytes += len(data)
@@ -194,7 +194,8 @@ class Connection(HttpToolsProtocol):
         if reply is None:
             return False
         head = [b"HTTP/1.1 200 OK\r\n", *(b"%s: %s\r\n" % each for each in self.server_state.default_headers)]
-        self._busy_at = self.loop.time()
+        if not self._busy_at:
+            self._awaited = None  # from now on there are other seconds for being silent
         self._reply = reply
         reply.begin()
         self._write_on(b"".join([*head, reply.fields, b"\r\n"]))
@@ -207,11 +208,14 @@ class Connection(HttpToolsProtocol):
         while (window := reply.window()) is not None:
             self.transport.writelines([head, window] if head else [window])
             head = b""
+            if self.transport.is_closing():
+                return  # the peer was gone; `connection_lost` says so
             if self.flow.write_paused:
                 self.transport.pause_reading()  # what comes next is read when this is out
                 self._settle()
                 return
         self._reply = None
+        self._busy_at = self.loop.time()
         reply.end()
         self.server_state.total_requests += 1
         self._uptake.watch()
@@ -294,7 +298,7 @@ class Connection(HttpToolsProtocol):
         self._awaited = awaited
         if awaited is None:
             self._set_deadline(None)
-        elif awaited is Reading.BETWEEN and self.cycle is not None:
+        elif awaited is Reading.BETWEEN and (self._busy_at or self.cycle is not None):
             self._set_deadline(self.timeout_keep_alive)
         else:
             self._set_deadline(self._limits.receive_timeout_seconds)

@@ -122,7 +122,8 @@ class Ledger:
             await asyncio.gather(self._tending, return_exceptions=True)
             self._tending = None
         await self._guarded(self._flush())
-        await self._guarded(self._release_doubted())
+        if self._doubted:  # else a process that never bought would open the database on its way out
+            await self._guarded(self._release_doubted())
         left = len(self._unwritten) + len(self._tallies)
         if left:
             logger.error("the ledger could not be written", extra={"count": left, "reason": self.problem})

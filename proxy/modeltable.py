@@ -129,7 +129,7 @@ def _size_rule(reader: TableReader | None) -> tuple[SizeRule | None, tuple[str, 
         limits = {limit: reader.integer(limit) or 0 for limit in _GRID_LIMITS}
         if all(limit > 0 for limit in limits.values()):
             rule = Grid(**limits, confirmed=confirmed)
-        if not isinstance(rule, Grid) or rule.nearest(1, 1) is None:
+        if not isinstance(rule, Grid) or rule.leaves_none():
             reader.problem("", f"leaves no size: {', '.join(_GRID_LIMITS)} must be positive and fit together")
     elif kind is not None:
         reader.problem("kind", "must be 'grid' or 'list'")

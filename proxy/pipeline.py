@@ -67,7 +67,7 @@ class Pipeline:
     clock: Clock
     instance_id: str
     tracer: Tracer = UNTOLD
-    worths: Memo[tuple[str, str, str, str, int], Worth] = field(default_factory=lambda: Memo(WORTHS_BYTES), repr=False)
+    worths: Memo[tuple[str | int | None, ...], Worth] = field(default_factory=lambda: Memo(WORTHS_BYTES), repr=False)
     """What is counted for an answer: by its purchase, how the cache took part, the key and the team that asked, the hour."""
 
     # --- who asks what, and what they get -----------------------------------------------------------------------------
@@ -247,7 +247,8 @@ class Pipeline:
     def _account(self, ask: Ask, outcome: Outcome) -> None:
         """Counts what was delivered and what it saved; what it cost was counted where it was bought."""
         metadata, principal, hour = outcome.entry.metadata, ask.principal, outcomes.hour(self.clock.wall())
-        known = (metadata.purchase_id, outcome.label, principal.name, principal.team, hour)
+        team = principal.holder.key.team_id if principal.holder is not None else None
+        known = (metadata.purchase_id, outcome.label, principal.name, principal.team, team, hour)
         worth = self.worths.get(known)
         if worth is None:
             deliver = self.metrics.delivery(metadata, principal.team, outcome.label)

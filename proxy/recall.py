@@ -65,5 +65,6 @@ class Recall:
     def keep(self, question: Question, validator: Validator, holder: Holder | None, belief: Belief) -> None:
         """In place of what was believed before under other rules."""
         if len(question.body) <= MAX_QUESTION_BYTES:
-            weight = _BELIEF_BYTES + _COPIES * len(question.body)
+            words = sum([len(word) for word in (question.deployment, *question.headers) if word])
+            weight = _BELIEF_BYTES + words + _COPIES * len(question.body)
             self.kept.keep(question, _Kept(belief, validator, holder), weight)

@@ -55,7 +55,7 @@ class Heard(NamedTuple):
     call: Call
     """Its record, but for what the answer was: what is kept must not hold on to memory that is given to others."""
     told: dict[tuple[str, str | None], str]
-    """What the line of such a call says anyway, by the purchase that answers and the client: the last one."""
+    """Begins empty. What the line of such a call says anyway, by the purchase that answers and the client: the last one."""
 
     def told_of(self, call: Call) -> str:
         """`alike` of a call that was answered to its end."""
@@ -80,6 +80,10 @@ class Reply:
     _heard: Heard
     _recorder: Recorder
 
+    @property
+    def _operation(self) -> str:
+        return self._heard.ask.first.request.operation.value
+
     def window(self) -> bytes | memoryview | None:
         """The next bytes of the body, None behind the last ones."""
         window = next(self._windows, None)
@@ -91,10 +95,12 @@ class Reply:
     def begin(self) -> None:
         """From now on a client is being served from this memory."""
         self._body.readers += 1
+        self._recorder.metrics.started(self._operation)
 
     def end(self, *, is_gone: bool = False) -> None:
         """All of it was written, or the client has gone before that."""
         self._body.readers -= 1
+        self._recorder.metrics.finished(self._operation)
         self._call.gone = is_gone
         if not is_gone:
             self._call.told = self._heard.told_of(self._call)
@@ -118,22 +124,22 @@ class Replays:
     clock: Clock
     _heard: Memo[bytes, Heard] = field(default_factory=lambda: Memo(LIMIT_BYTES), init=False, repr=False)
 
-    def keep(self, request: bytes, ask: Ask, still_stands: Callable[[], bool], wish: Wish, call: Call) -> None:
+    def keep(self, request: bytes, heard: Heard) -> None:
         """A hit in memory has just answered this request, which came as these bytes. Kept if a replay could not be told from
         the path: not if something is done for it beside answering, nor if its reply has links, which expire; nor if it holds
         on to pictures that were sent."""
-        request_of = ask.first.request
-        is_plain = not (request_of.violations or request_of.shutdown_date or ask.idempotency_key or request_of.images)
-        if len(request) > MAX_BYTES or not is_plain or self.renderer.rendering(request_of, wish) is Rendering.URL:
+        ask, asked = heard.ask, heard.ask.first.request
+        is_plain = not (asked.violations or asked.shutdown_date or ask.idempotency_key or asked.images)
+        if len(request) > MAX_BYTES or not is_plain or self.renderer.rendering(asked, heard.wish) is Rendering.URL:
             return
         plain = replace(ask, principal=replace(ask.principal, credential=None))
-        record = replace(call, outcome=None, answering=UNRECORDED, trace=None)
-        heard = Heard(plain, still_stands, self.pipeline.doorkeeper.validator, wish, record, {})
-        self._heard.keep(sha256(request).digest(), heard, _HEARD_BYTES + _COPIES * len(request))
+        record = replace(heard.call, outcome=None, answering=UNRECORDED, trace=None)
+        weight = _HEARD_BYTES * len(ask.candidates) + _COPIES * len(request)
+        self._heard.keep(sha256(request).digest(), heard._replace(ask=plain, call=record), weight)
 
     def reply(self, request: bytes, client: str | None) -> Reply | None:
         """The answer to the request that these bytes are; None if it has to be read."""
-        heard = self._heard.get(sha256(request).digest())
+        heard = self._heard.get(sha256(request).digest()) if len(request) <= MAX_BYTES else None
         if heard is None:
             return None
         ask, pipeline = heard.ask, self.pipeline

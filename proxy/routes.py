@@ -33,7 +33,7 @@ from proxy.middleware import Call, call_of, headers_of
 from proxy.model import Answer, Document, Inbound, Rendering, Unparsed
 from proxy.pipeline import Pipeline
 from proxy.render import Renderer, Wish, goes_out_at_once
-from proxy.replay import WHOLE_REQUEST, Replays, is_repeatable
+from proxy.replay import WHOLE_REQUEST, Heard, Replays, is_repeatable
 from proxy.replyheaders import Moment
 from proxy.settings import MetricsSection, ServerSection, UpstreamSection
 from proxy.store import Store
@@ -121,6 +121,7 @@ class ImagesApi:
         except ClientGone:
             call.gone = True
             return
+        rules = self.pipeline.doorkeeper.validator  # which judged it: a reload may come before the last byte is out
         try:
             asked = _asked_rendering(headers.get("x-imagegate-response-format"))
             is_dry_run = _is_dry_run(headers.get("x-imagegate-dry-run"))
@@ -142,7 +143,9 @@ class ImagesApi:
             await _unless_gone(answering, receive, call)
         if answer is not None and not call.gone and is_repeatable(scope):
             still_stands = self.pipeline.doorkeeper.authenticator.witness(headers, ask.principal)
-            self.replays.keep(scope["extensions"][WHOLE_REQUEST]["bytes"], ask, still_stands, wish, call)
+            self.replays.keep(
+                scope["extensions"][WHOLE_REQUEST]["bytes"], Heard(ask, still_stands, rules, wish, call, {})
+            )
 
     async def _answer(self, send: Send, ask: Ask, call: Call, answer: Answer | None, wish: Wish) -> None:
         answer = answer or await self.pipeline.generate(ask)
@@ -194,10 +197,39 @@ class Endpoint:
         await response(scope, receive, send)
 
 
+async def _unknown(scope: Scope, receive: Receive, send: Send) -> None:
+    raise NotFound(f"Unknown request URL: {scope['method']} {scope['path']}. imagegate serves {SERVED}.")
+
+
+class LateRoutes:
+    """Routes that are made, in a thread, by the first request for one of them: no start waits for what they import.
+
+    An ASGI application. `roots` is what their paths begin with; what is none of them is answered with what is served.
+    """
+
+    def __init__(self, roots: tuple[str, ...], make: Callable[[], Sequence[Route]]) -> None:
+        self._roots = roots
+        self._make = make
+        self._making = asyncio.Lock()
+        self._router: Router | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answering = await self.router() if scope["path"].startswith(self._roots) else _unknown
+        await answering(scope, receive, send)
+
+    async def router(self) -> Router:
+        """The same one each time."""
+        async with self._making:  # two at once would make each its own: what they count would be counted apart
+            if self._router is None:
+                routes = await to_thread.run_sync(self._make)
+                self._router = Router(routes, redirect_slashes=False, default=_unknown)
+        return self._router
+
+
 def other_routes(
-    *, models: "Models", files: "Files", metrics_page: "MetricsPage | None", health: Health, more: Sequence[Route] = ()
+    *, models: "Models", files: "Files", metrics_page: "MetricsPage | None", health: Health, more: LateRoutes
 ) -> Router:
-    """Models, files, health and metrics, and `more`; everything else is answered with what is served."""
+    """Models, files, health and metrics, then `more`; everything else is answered with what is served."""
 
     async def alive(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -206,9 +238,6 @@ def other_routes(
         problems = health.problems()
         status = 503 if problems else 200
         return JSONResponse({"status": "not ready" if problems else "ok", "problems": problems}, status)
-
-    async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotFound(f"Unknown request URL: {scope['method']} {scope['path']}. imagegate serves {SERVED}.")
 
     alive_paths = ("/healthz", "/health", "/health/liveliness", "/health/liveness")
     routes = [Route(path, Endpoint("/healthz", alive)) for path in alive_paths]
@@ -220,7 +249,7 @@ def other_routes(
     routes.append(Route("/v1/images/files/{name}", files))
     if metrics_page is not None:
         routes.append(Route("/metrics", Endpoint("/metrics", metrics_page)))
-    return Router([*routes, *more], redirect_slashes=False, default=unknown)
+    return Router(routes, redirect_slashes=False, default=more)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The process: listens, reads its configuration again when told to, and leaves without losing anything."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -104,6 +105,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        _look_for_garbage()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         host, port = self._listener.getsockname()[:2]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -190,6 +192,13 @@ def _listening(app: App, asgi: ASGIApp, *, replays: Replays | None = None, **mor
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         **more,
     )
+
+
+def _look_for_garbage() -> None:
+    """From here on, and not in what the start has made: a search through that holds up the event loop for 30 ms."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _listen(host: str, port: int, probe_seconds: int) -> socket.socket:

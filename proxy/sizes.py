@@ -53,6 +53,10 @@ class Grid:
         """The valid size nearest to this one; None only if the limits leave no size at all."""
         return _nearest(self._near(width, height), width, height)
 
+    def leaves_none(self) -> bool:
+        """Whether the limits leave no size at all."""
+        return next(self._near(1, 1), None) is None
+
     def _near(self, width: int, height: int) -> Iterator[tuple[int, int]]:
         """For each valid width the one or two valid heights that could be the nearest: they enclose `height`."""
         step = self.multiple

@@ -16,13 +16,13 @@ import pytest
 from starlette.routing import Route, Router
 
 from proxy import catalogue, cli, errors, strictjson
-from proxy.app import EXPOSED_HEADERS, App, build
+from proxy.app import ADMIN_ROOTS, EXPOSED_HEADERS, App, build
 from proxy.configuration import load
 from proxy.crosschecks import SHIPPED_VENDORS
 from proxy.errors import ConfigurationError, ImagegateError, StoreError, UpstreamRefusal, UpstreamStreamFailure
 from proxy.families import FAMILIES
 from proxy.model import Document, Operation, Rendering
-from proxy.routes import SERVED
+from proxy.routes import SERVED, LateRoutes
 from proxy.settings import CacheSection, RulesSection, Settings, UpstreamSection, sections
 from proxy.targets import target_of
 from proxy.validation import Validator
@@ -165,7 +165,11 @@ async def closed(app: App) -> None:
 async def test_every_route_of_the_code_is_on_the_page(tmp_path: Path) -> None:
     app = an_app(tmp_path)
     images = {f"{root}/images/{word}" for root in ROOTS for word in ("generations", "edits", "variations")}
-    routes = [route.path for route in router_of(app.asgi).routes if isinstance(route, Route)]
+    router = router_of(app.asgi)
+    assert isinstance(router.default, LateRoutes)
+    late = await router.default.router()
+    routes = [route.path for route in (*router.routes, *late.routes) if isinstance(route, Route)]
+    assert [path for path in routes[len(router.routes) :] if not path.startswith(ADMIN_ROOTS)] == []
     ordinary = [path for path in routes if not path.startswith("/admin/")]  # those have a page of their own
     await closed(app)
     served = {("POST", path) for path in images if target_of(path) is not None}
