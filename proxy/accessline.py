@@ -71,9 +71,7 @@ def written(line: AccessLine, at: float) -> str:
     """The line as JSON; `at` is the wall clock when the request was over."""
     return _TEMPLATE % (
         timestamp(at),
-        _id(line.request_id),
-        _id(line.trace_id),
-        _id(line.span_id),
+        *_ids(line.request_id, line.trace_id, line.span_id),
         line.duration_ms,
         _number(line.overhead_ms),
         line.same,
@@ -110,6 +108,14 @@ def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return format(value, "f") if isinstance(value, Decimal) else str(value)
+
+
+def _ids(request_id: str, trace_id: str | None, span_id: str | None) -> tuple[str, str, str]:
+    if trace_id is not None and span_id is not None and request_id.startswith("req_"):
+        run = request_id[4:] + trace_id + span_id
+        if len(run) == 80 and run.isascii() and run.isalnum():  # all of them ours
+            return f'"{request_id}"', f'"{trace_id}"', f'"{span_id}"'
+    return _id(request_id), _id(trace_id), _id(span_id)
 
 
 def _id(value: str | None) -> str:

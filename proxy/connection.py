@@ -14,6 +14,7 @@ import sys
 import termios
 from collections import deque
 from enum import Enum, auto
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -193,12 +194,11 @@ class Connection(HttpToolsProtocol):
         reply = self._replays.reply(data, self.client[0] if self.client else None)
         if reply is None:
             return False
-        head = [b"HTTP/1.1 200 OK\r\n", *(b"%s: %s\r\n" % each for each in self.server_state.default_headers)]
         if not self._busy_at:
             self._awaited = None  # from now on there are other seconds for being silent
         self._reply = reply
         reply.begin()
-        self._write_on(b"".join([*head, reply.fields, b"\r\n"]))
+        self._write_on(b"%s%s\r\n" % (_top_of_head(*self.server_state.default_headers), reply.fields))
         return True
 
     def _write_on(self, head: bytes = b"") -> None:
@@ -320,6 +320,12 @@ class Connection(HttpToolsProtocol):
             self._refuse(408, "request_timeout", "The headers of your request did not arrive in time.")
         else:
             self.transport.close()
+
+
+@lru_cache(maxsize=2)
+def _top_of_head(*fields: tuple[bytes, bytes]) -> bytes:
+    """What every answer on the spot begins with: the status, and uvicorn's own fields, which change once a second."""
+    return b"HTTP/1.1 200 OK\r\n" + b"".join([b"%s: %s\r\n" % field for field in fields])
 
 
 class _Unchunked:

@@ -21,7 +21,7 @@ def request_and_trace() -> tuple[str, str, str]:
     Names, and no secrets: from a generator of our own, seeded by the system, because asking the system each time takes as
     long as the rest of a hit's account.
     """
-    digits = f"{_names.getrandbits(320):080x}"
+    digits = _names.randbytes(40).hex()
     return f"req_{digits[:32]}", digits[32:64], digits[64:]
 
 
