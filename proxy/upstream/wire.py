@@ -1,8 +1,9 @@
-"""The one importer of httpx: one call, one connection.
+"""The door of httpx: one call, one connection.
 
-httpx 0.28.1 is used at transport level. A connection for each call removes by construction what a shared client brings to
-a paid POST: a pool that cancelled connects exhaust (encode/httpcore#1093), a cookie jar shared by tenants, and the race in
-which a server closes an idle connection just as we write to it. A TLS handshake is noise beside 10 to 300 seconds.
+httpx 0.28.1 is used at transport level, and the transport is ours (`proxy/upstream/transport.py`). A connection for each
+call removes by construction what a shared client brings to a paid POST: a pool that cancelled connects exhaust
+(encode/httpcore#1093), a cookie jar shared by tenants, and the race in which a server closes an idle connection just as we
+write to it. A TLS handshake is noise beside 10 to 300 seconds.
 """
 
 import ssl
@@ -17,6 +18,7 @@ import certifi
 import httpx
 
 from proxy.errors import InvalidRequest, UpstreamConnectionLost, UpstreamInvalidResponse, UpstreamUnreachable
+from proxy.upstream.transport import OneCall
 
 INFLATED_CHUNK_BYTES = 1 << 16
 WRITE_SECONDS = 60.0
@@ -103,13 +105,7 @@ class Wire:
         extensions: dict[str, object] = {"timeout": timeout}
         if post.server_name is not None:
             extensions["sni_hostname"] = post.server_name
-        transport = httpx.AsyncHTTPTransport(
-            verify=self._tls,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=1, max_keepalive_connections=0),
-            socket_options=self._socket_options,
-        )
-        async with transport:
+        async with OneCall(self._tls, self._socket_options) as transport:
             content = None if post.content is None else _Sending(post.content)
             with _translated(content), _refused_by_ourselves():
                 # A caller's credential may hold any byte that a header may: httpx by itself takes ASCII only.
@@ -144,7 +140,7 @@ class _Sending:
 
 @contextmanager
 def _refused_by_ourselves() -> Iterator[None]:
-    """h11 checks the head before it gives a byte of it to the connection."""
+    """The transport checks the head before there is a connection."""
     try:
         yield
     except (httpx.LocalProtocolError, UnicodeEncodeError) as error:
@@ -162,7 +158,7 @@ def _translated(sending: _Sending | None = None) -> Iterator[None]:
         raise UpstreamUnreachable("The upstream could not be reached.") from error
     except httpx.DecodingError as error:
         raise UpstreamInvalidResponse("The upstream's reply could not be decompressed.") from error
-    except (httpx.TransportError, OSError) as error:  # httpx lets an SSLError in the middle of a reply through
+    except httpx.TransportError as error:
         if sending is not None and not sending.is_whole:
             raise UpstreamUnreachable("The upstream did not take the whole request.") from error
         raise UpstreamConnectionLost(
