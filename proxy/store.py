@@ -69,7 +69,8 @@ class Store:
         self._max_bytes = settings.max_bytes
         self._loads: dict[str, asyncio.Task[Entry | None]] = {}
         """Keys that are being read from disk; taken out by whatever makes the reading out of date."""
-        self._tending: asyncio.Task[None] | None = None
+        self._chores: tuple[asyncio.Task[None], ...] = ()
+        self._is_swept = asyncio.Event()
         self._closed = False
 
     # --- life -------------------------------------------------------------------------------------
@@ -81,14 +82,19 @@ class Store:
         except StoreError:
             pass  # `degraded` says why; `tend` tries again
         self._obey_purges()
-        self._tending = asyncio.create_task(self._keep_tending(), name="store")
+        self._chores = tuple(map(asyncio.create_task, (self._keep_tending(), self._keep_sweeping())))
+
+    async def swept(self) -> None:
+        """Returns when the first sweep after the start is over. Nobody who is served waits for it: it looks at every entry,
+        and a million of them take half a minute."""
+        await self._is_swept.wait()
 
     async def close(self) -> None:
         """Flights must have landed. Idempotent."""
-        if self._tending is not None:
-            self._tending.cancel()
-            await asyncio.gather(self._tending, return_exceptions=True)
-            self._tending = None
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        self._chores = ()
         if not self._closed:
             self._closed = True
             await self._run(self._disk.close)
@@ -98,12 +104,19 @@ class Store:
         """What is due every few seconds: try again what is broken, sweep, obey purges."""
         try:
             await self._run(self._disk.tend)
-            if sweep:
-                await self._run(self.claims.sweep, self._clock.wall())
-                await self._run(self._disk.sweep, self._instance_id)
         except StoreError:
             pass  # `degraded` says why
+        if sweep:
+            await self._sweep()
         await self.poll()
+
+    async def _sweep(self) -> None:
+        """What crashes left behind, and what is long over: remove or adopt it."""
+        try:
+            await self._run(self.claims.sweep, self._clock.wall())
+            await self._run(self._disk.sweep, self._instance_id)
+        except StoreError:
+            pass  # `degraded` says why
 
     async def poll(self) -> None:
         """Obey purges that were asked for since the last time."""
@@ -203,7 +216,7 @@ class Store:
     def degraded(self) -> tuple[str, ...]:
         """Why the store is not whole; empty when it is."""
         problems = [] if self._disk.problem is None else [self._disk.problem]
-        if self._tending is not None and self._tending.done():
+        if any(chore.done() for chore in self._chores):
             # A defect of ours; without it nothing recovers and no purge is obeyed in time.
             problems.append("the store is no longer tended")
         return tuple(problems)
@@ -304,15 +317,20 @@ class Store:
             polls += 1
             seconds = polls * PURGE_POLL_SECONDS
             if seconds % TEND_SECONDS == 0:
-                await self.tend(sweep=seconds % SWEEP_SECONDS == 0)
+                await self.tend()
             else:
                 await self.poll()
+
+    async def _keep_sweeping(self) -> None:
+        while True:
+            await self._sweep()
+            self._is_swept.set()
+            await asyncio.sleep(SWEEP_SECONDS)
 
     def _open(self) -> None:
         self._disk.open()
         self._purges.refresh()
         self._disk.tend()
-        self._disk.sweep(self._instance_id)
 
     def _touch(self, slot: Slot) -> None:
         now = self._clock.wall()

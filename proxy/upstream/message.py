@@ -91,7 +91,7 @@ class Message:
     def on_headers_complete(self) -> None:
         self._loose_bytes = 0
         status = self._parser.get_status_code()
-        if self.status or (status < 200 and status != 101):
+        if self.status or (status < 200 and status != 101):  # after 101 no other head comes
             return
         codings = [value.lower() for name, value in self.headers if name.lower() == b"transfer-encoding"]
         if codings not in ([], [b"chunked"]):
@@ -99,7 +99,6 @@ class Message:
         self._is_chunked = bool(codings)
         self._left_bytes = next((int(value) for name, value in self.headers if name.lower() == b"content-length"), None)
         self.status = status
-        self.is_over = status == 101  # which nobody asked for
 
     def on_body(self, content: bytes) -> None:
         self._loose_bytes = 0

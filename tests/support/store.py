@@ -128,6 +128,7 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     found = Bench(directory, clock or ManualClock(NOW), instance_id, **changes)
     await found.store.start()
+    await found.store.swept()
     try:
         yield found
     finally:

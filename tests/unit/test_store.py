@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from proxy.model import Entry
+from proxy.settings import CacheSection
 from proxy.spool import Spool
+from proxy.store import Store
 from proxy.stores.directory import CacheDirectory
 from proxy.stores.purges import Purge, PurgeLog
 from tests.support.clock import ManualClock
-from tests.support.store import NOW, Bench, bench, body_of, key, metadata, read
+from tests.support.store import NOW, Bench, Witness, bench, body_of, key, metadata, read
 
 pytestmark = pytest.mark.anyio
 
@@ -49,6 +51,41 @@ async def test_an_entry_enters_memory_at_its_first_hit(tmp_path: Path) -> None:
             tiers.append(found.tier)
         assert tiers == ["disk", "memory", "memory"]
         assert b.witness.lookups == {("memory", "miss"): 1, ("disk", "hit"): 1, ("memory", "hit"): 2}
+
+
+class Sweepless(Store):
+    """A store whose sweeps take until they are allowed to end, as those of a million entries do."""
+
+    may_end: asyncio.Event
+
+    async def _sweep(self) -> None:
+        await self.may_end.wait()
+        await super()._sweep()
+
+
+async def test_nobody_waits_for_the_sweep_and_purges_are_obeyed_while_it_lasts(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.put(1)
+        await b.put(2)
+    settings = CacheSection(directory=tmp_path, min_free_bytes=0)
+    store = Sweepless(settings, ManualClock(NOW), instance_id="bbbb", observer=Witness())
+    store.may_end = asyncio.Event()
+    await store.start()
+    try:
+        assert await store.lookup(key(1)) is not None
+        assert store.at_hand(key(1)) is not None
+        PurgeLog(tmp_path).append(Purge("key", NOW, key(1)))
+        async with asyncio.timeout(5):
+            while store.at_hand(key(1)) is not None:
+                await asyncio.sleep(0.01)
+        assert await store.lookup(key(2)) is not None
+        sweeping = asyncio.create_task(store.swept())
+        await asyncio.sleep(0)
+        assert not sweeping.done()
+        store.may_end.set()
+        await sweeping
+    finally:
+        await store.close()
 
 
 async def test_a_lookup_that_is_not_to_promote_does_not(tmp_path: Path) -> None:
