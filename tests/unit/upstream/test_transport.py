@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -105,14 +106,15 @@ async def exchanged(act: Act, seconds: Mapping[str, float] = NO_CHANGE) -> tuple
 
 @asynccontextmanager
 async def leaving_nothing() -> AsyncIterator[None]:
-    """No file stays open, and no task runs on."""
-    files, tasks = open_files(), len(asyncio.all_tasks())
+    """No socket stays open, and no task runs on."""
+    sockets, tasks = open_sockets(), len(asyncio.all_tasks())
     yield
-    await eventually(lambda: open_files() <= files and len(asyncio.all_tasks()) <= tasks)
+    await eventually(lambda: open_sockets() <= sockets and len(asyncio.all_tasks()) <= tasks)
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def open_sockets() -> int:
+    """Of this process. Other files do not count: libuv keeps a spare one from its first connection on."""
+    return sum(Path("/proc/self/fd", name).is_socket() for name in os.listdir("/proc/self/fd"))
 
 
 # --- what is sent -----------------------------------------------------------------------------------------------------
@@ -218,6 +220,20 @@ async def test_an_upstream_that_takes_nothing_is_left_in_time() -> None:
             with pytest.raises(httpx.WriteTimeout):
                 await call.handle_async_request(request)
     assert supply.taken < 400
+
+
+async def test_the_write_timeout_is_for_the_last_byte_too_and_then_nothing_lingers() -> None:
+    """What the kernel has not taken is neither left to the read timeout nor waited for when the call is closed."""
+    with socket.socket() as listener:  # accepts nobody
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        headers = [(b"content-length", b"60000")]
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        request = requested(url, headers=headers, body=content(bytes(60_000))(), seconds={"write": 0.05, "read": 0.05})
+        async with leaving_nothing(), one_call(None, (socket.SOL_SOCKET, socket.SO_SNDBUF, 1)) as call:
+            with pytest.raises(httpx.WriteTimeout):
+                await call.handle_async_request(request)
 
 
 @pytest.mark.parametrize("ending", ["closes", "stays", "half"])
@@ -532,7 +548,7 @@ async def test_a_call_that_never_connected_is_closed_too() -> None:
     await one_call().aclose()
 
 
-async def test_many_calls_leave_no_file_open() -> None:
+async def test_many_calls_leave_no_socket_open() -> None:
     async with FaultyUpstream() as upstream, leaving_nothing():
         acts = (faulty.replied(BODY), faulty.chunked(BODY), faulty.reset(BODY, 5), faulty.truncated(BODY, 5))
         for act in acts * 5:
@@ -662,6 +678,27 @@ async def test_a_call_that_is_cancelled_between_addresses_leaves_nothing(monkeyp
                 await call.handle_async_request(
                     requested("http://any.example/", method="GET", seconds={"connect": 0.3})
                 )
+
+
+async def test_of_two_that_answer_at_once_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    second_began = asyncio.Event()
+    made: list[socket.socket] = []
+
+    async def connected_to(address: dial.Address, options: object) -> socket.socket:
+        made.append(socket.socket())
+        own = made[-1]
+        if len(made) == 1:
+            await second_began.wait()
+        second_began.set()
+        return own
+
+    monkeypatch.setattr(dial, "resolved", resolving_to(1, 2, 3))
+    monkeypatch.setattr(dial, "_connected_to", connected_to)
+    monkeypatch.setattr(dial, "NEXT_ADDRESS_SECONDS", 0.001)
+    async with leaving_nothing():
+        with await dial.connected("any.example", 1, ()) as kept:
+            assert [each.fileno() == -1 for each in made] == [each is not kept for each in made]
+            assert len(made) == 2
 
 
 async def test_families_take_turns() -> None:
