@@ -84,6 +84,8 @@ lock: ## Renew requirements/*.lock (needs uv)
 		--python-version 3.11 --custom-compile-command "make lock" pyproject.toml requirements/build.in --group dev -o requirements/dev.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --upgrade \
 		--python-version 3.11 --custom-compile-command "make lock" requirements/openai-1.in -o requirements/openai-1.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --upgrade \
+		--python-version 3.11 --custom-compile-command "make lock" requirements/litellm.in -o requirements/litellm.lock
 
 clean: ## Remove what the other commands made
 	rm -rf $(VENV) var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache tests/clients/node/node_modules grafana/shots/node_modules
