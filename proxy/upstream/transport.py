@@ -6,7 +6,7 @@ The laws of a call:
 2. Whatever goes wrong with the connection or with what arrives is an error of httpx; nothing is logged.
 3. A reply that is there is read, also when the upstream did not take the whole request.
 4. With the last byte of the reply the call is over: we hang up, whatever would still come or go.
-5. Of a body nothing is read before somebody asks for it, but what came with its head; then at most 1 MiB waits.
+5. Of a body nothing is read before somebody asks for it, but what came with its head; then at most 512 KiB wait.
 6. Closing hangs up at once. It can be done at any time and any number of times, and leaves no task, timer or socket.
 """
 
@@ -23,7 +23,7 @@ from proxy.upstream import dial
 from proxy.upstream.dial import SocketOption
 from proxy.upstream.message import Message
 
-MAX_WAITING_BYTES = 1 << 20
+MAX_WAITING_BYTES = 1 << 19
 _PORTS = {"http": 80, "https": 443}
 
 # RFC 9110 section 5.1 and 5.5; RFC 9112 section 3.2.
