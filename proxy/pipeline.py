@@ -44,7 +44,7 @@ from proxy.upstream import Generation, Upstreams
 
 WORTHS_BYTES = 4 << 20
 WORTH_BYTES = 2500
-"""What one of them takes, about; measured."""
+"""What one of them takes, about."""
 LEASE_MARGIN_SECONDS = 60.0
 """What checking, storing and settling may take after an upstream's deadline."""
 

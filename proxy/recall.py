@@ -18,7 +18,7 @@ MAX_QUESTION_BYTES = 1 << 14
 """Of a body that is remembered; a longer prompt is rare, and read anew each time."""
 LIMIT_BYTES = 8 << 20
 _BELIEF_BYTES = 2000
-"""What a belief takes beside its texts, about; measured."""
+"""What a belief takes beside its texts, about."""
 _COPIES = 4
 """How often the texts of a body are kept: as they came, parsed, in canonical form, and room for escapes."""
 

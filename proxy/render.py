@@ -35,7 +35,7 @@ from proxy.splice import Face, Piece, length_of, pieces, windows
 FILES_PATH = "/v1/images/files/"
 SHAPES_BYTES = 4 << 20
 _SHAPE_BYTES, _PIECE_BYTES = 1500, 150
-"""What a kept shape takes, about, and each piece of it; measured."""
+"""What a kept shape takes, about, and each piece of it."""
 
 
 class Wish(NamedTuple):

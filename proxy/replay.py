@@ -36,7 +36,7 @@ MAX_BYTES = 1 << 14
 """Of a request that is kept in mind, with its head."""
 LIMIT_BYTES = 16 << 20
 _HEARD_BYTES = 3000
-"""What one takes beside its texts, about; measured."""
+"""What one takes beside its texts, about."""
 _COPIES = 3
 """How often the texts of a request are held: in canonical form, as a prompt, and room for escapes."""
 _OF_ONE_CALL = frozenset((b"x-request-id", b"traceparent", b"origin"))
