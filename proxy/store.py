@@ -249,11 +249,10 @@ class Store:
         return await asyncio.shield(load)
 
     async def _load(self, key: str, *, promote: bool) -> Entry | None:
-        found = await self._run(self._disk.find, key)
-        if found is None:
+        read = await self._run(self._read, key, promote)
+        if read is None:
             return None
-        room = self._room(found) if promote else None
-        metadata = await self._run(self._disk.load, found, None if room is None else room.buffer)
+        found, metadata, room = read
         if self._clock.wall() - found.row.used_at > TOUCH_EVERY_SECONDS or found.row.used_at > self._clock.wall():
             self._note_use(key)
         # Replaced or purged while it was read: those who asked before that may have it, memory may not.
@@ -262,6 +261,14 @@ class Store:
             return Entry(metadata, found.body, "disk")
         return Entry(metadata, self._memory.insert(metadata, room, self._clock.wall()).body, "disk")
 
+    def _read(self, key: str, promote: bool) -> tuple[Found, Metadata, Room | None] | None:
+        """In one thread, once: each change of threads costs as much as reading a small entry."""
+        found = self._disk.find(key)
+        if found is None:
+            return None
+        room = self._room(found) if promote else None
+        return found, self._disk.load(found, None if room is None else room.buffer), room
+
     def _loaded(self, key: str, load: asyncio.Task[Entry | None]) -> None:
         if self._loads.get(key) is load:
             del self._loads[key]
@@ -269,7 +276,7 @@ class Store:
             load.exception()  # retrieved, even if everybody who waited has left
 
     def _room(self, found: Found) -> Room | None:
-        """Reserved before the body is read, so that not even bytes on their way in pass the limit."""
+        """In a thread. Reserved before the body is read, so that not even bytes on their way in pass the limit."""
         if found.row.expires_at <= self._clock.wall():
             return None
         return self._memory.reserve(found.layout.body_bytes, found.layout.header_bytes)

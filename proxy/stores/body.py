@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from mmap import mmap
 
 from proxy import envelope
 from proxy.errors import StoreError
@@ -82,7 +81,7 @@ class MemoryBody:
     window_bytes = 1 << 20
     """A window is a view: it costs nothing, and the fewer the better."""
 
-    def __init__(self, content: bytes | bytearray | mmap, length: int | None = None) -> None:
+    def __init__(self, content: bytes | bytearray | memoryview, length: int | None = None) -> None:
         view = memoryview(content)
         self._view = (view if length is None else view[:length]).toreadonly()
         self.readers = 0

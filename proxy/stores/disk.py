@@ -14,7 +14,6 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from mmap import mmap
 from pathlib import Path
 from typing import Literal
 
@@ -165,7 +164,7 @@ class DiskTier:
             # Gone each time we looked: it is being replaced as fast as we read.
             return None
 
-    def load(self, found: Found, buffer: mmap | None) -> Metadata:
+    def load(self, found: Found, buffer: memoryview | None) -> Metadata:
         """Check the whole entry, and fill `buffer` with its body on the way. Raises StoreError; damage is deleted."""
         try:
             metadata = entryfile.check_entry(found.fd, found.layout, buffer)

@@ -4,13 +4,15 @@ Every function raises StoreError for what is no sound entry, and OSError if the 
 """
 
 import os
-from mmap import mmap
 from pathlib import Path
 
 from proxy import envelope
 from proxy.errors import StoreError
 from proxy.model import Metadata
 from proxy.stores.files import WINDOW_BYTES, open_regular, read_exactly, read_into, write_all
+
+_STEP_BYTES = 1 << 20
+"""Read at once into memory that is there anyway: between two steps a thread may have to wait for the interpreter."""
 
 
 def read_layout(fd: int) -> envelope.Layout:
@@ -41,19 +43,19 @@ def read_entry(path: Path) -> Metadata:
         os.close(fd)
 
 
-def check_entry(fd: int, found: envelope.Layout, buffer: mmap | None) -> Metadata:
+def check_entry(fd: int, found: envelope.Layout, buffer: memoryview | None) -> Metadata:
     """Run every byte of the file through the digest; the body goes into `buffer` on the way."""
     running = envelope.digest()
     magic = read_exactly(fd, 0, found.body_start)
     if magic != envelope.MAGIC:
         raise StoreError("damaged entry: no magic")
     running.update(magic)
-    with memoryview(bytearray(WINDOW_BYTES) if buffer is None else buffer) as room:
-        for start in range(0, found.body_bytes, WINDOW_BYTES):
-            stop = min(found.body_bytes, start + WINDOW_BYTES)
-            with room[: stop - start] if buffer is None else room[start:stop] as window:
-                read_into(fd, found.body_start + start, window)
-                running.update(window)
+    room, step = (memoryview(bytearray(WINDOW_BYTES)), WINDOW_BYTES) if buffer is None else (buffer, _STEP_BYTES)
+    for start in range(0, found.body_bytes, step):
+        stop = min(found.body_bytes, start + step)
+        with room[: stop - start] if buffer is None else room[start:stop] as window:
+            read_into(fd, found.body_start + start, window)
+            running.update(window)
     return envelope.unseal(found, running, read_exactly(fd, found.body_stop, found.size))
 
 

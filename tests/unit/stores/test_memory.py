@@ -1,6 +1,7 @@
 """The memory tier never holds more than it may, whoever is still reading."""
 
 import random
+import threading
 from collections import OrderedDict
 
 import pytest
@@ -173,3 +174,30 @@ def model_insert(model: "OrderedDict[int, int]", pinned: set[int], number: int, 
     model.pop(number, None)
     model[number] = size
     return True
+
+
+def test_room_may_be_reserved_in_threads_while_entries_are_looked_up() -> None:
+    memory = tier(40 * 1000)
+    for number in range(40):
+        insert(memory, number, 1000)
+    faults: list[BaseException] = []
+
+    def reserve(seed: int) -> None:
+        rng = random.Random(seed)
+        try:
+            for _ in range(2000):
+                room = memory.reserve(rng.randrange(1, 3000))
+                assert room is None or len(room.buffer) == room.body_bytes
+        except BaseException as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=reserve, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    number = 0
+    while any(thread.is_alive() for thread in threads):
+        number += 1
+        memory.get(key(number % 40))
+        insert(memory, number % 40, 1000)
+        assert memory.resident_bytes <= 40 * 1000
+    assert not faults
