@@ -1,4 +1,4 @@
-"""Compiles the two C programs of the bench, the upstream and the load, when their source is newer than they are."""
+"""Compiles the two C programs of the bench, the upstream and the load, when a source of theirs is newer than they are."""
 
 import os
 import shutil
@@ -33,7 +33,9 @@ def build(folder: Path = FOLDER, options: Sequence[str] = OPTIONS) -> Programs:
 
 def _program(name: str, folder: Path, options: Sequence[str]) -> Path:
     source, program = SOURCES / f"{name}.c", folder / name
-    if not program.exists() or program.stat().st_mtime_ns < source.stat().st_mtime_ns:
+    # Every header counts for both: there is one, and both include it.
+    newest_ns = max(each.stat().st_mtime_ns for each in (source, *SOURCES.glob("*.h")))
+    if not program.exists() or program.stat().st_mtime_ns < newest_ns:
         _compile(source, program, options)
     return program
 

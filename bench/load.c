@@ -44,6 +44,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "program.h"
+
 enum {
     MAX_HEAD_BYTES = 64 << 10,
     FIRST_BYTES = 16 << 10, /* the most that is read of a reply whose length is not known yet */
@@ -55,7 +57,6 @@ enum {
     EVENTS = 256,
 };
 
-static const int64_t SECOND_NS = 1000000000;
 /* Before a connection that failed is opened again: a server that is gone shall not be asked a million times. */
 static const int64_t PAUSE_NS = 10000000;
 
@@ -129,34 +130,6 @@ struct load {
     long long sent;
     struct result result;
 };
-
-static volatile sig_atomic_t is_ended;
-
-static void end(int number)
-{
-    (void)number;
-    is_ended = 1;
-}
-
-static void fail(const char *what)
-{
-    perror(what);
-    exit(1);
-}
-
-static void *must(void *memory)
-{
-    if (!memory)
-        fail("memory");
-    return memory;
-}
-
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * SECOND_NS + now.tv_nsec;
-}
 
 /* ---- the result ---- */
 
@@ -669,19 +642,6 @@ static int64_t nanoseconds(double seconds)
     return (int64_t)(seconds * 1e9);
 }
 
-/* SIGTERM and SIGINT arrive only while the program waits: none is missed between the look at the flag and the wait. */
-static sigset_t block_signals(void)
-{
-    sigset_t signals, while_waiting;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    sigprocmask(SIG_BLOCK, &signals, &while_waiting);
-    signal(SIGTERM, end);
-    signal(SIGINT, end);
-    return while_waiting;
-}
-
 /* Milliseconds for epoll, rounded up. */
 static int milliseconds_until(const struct load *load, int64_t end_ns)
 {
@@ -808,13 +768,9 @@ static void read_options(struct options *options, int count, char **words)
 int main(int count, char **words)
 {
     struct options options = {.path = "/v1/images/generations", .timeout = 60};
-    struct rlimit descriptors;
     options.headers = must(calloc(1, 1));
     read_options(&options, count, words);
-    if (!getrlimit(RLIMIT_NOFILE, &descriptors)) {
-        descriptors.rlim_cur = descriptors.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &descriptors);
-    }
+    raise_descriptor_limit();
     measure(&options);
     free(options.headers);
     return 0;

@@ -23,12 +23,13 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "program.h"
 
 enum {
     DEFAULT_BYTES = 2000,
@@ -40,7 +41,6 @@ enum {
     EVENTS = 256,
 };
 
-static const int64_t SECOND_NS = 1000000000;
 static const size_t NO_TIMER = SIZE_MAX;
 
 /* A reply's body. `users` are the answers that are being sent from it. */
@@ -100,34 +100,6 @@ struct server {
     int alarm;
     int64_t alarm_ns;           /* when it rings; 0: never */
 };
-
-static volatile sig_atomic_t is_ended;
-
-static void end(int number)
-{
-    (void)number;
-    is_ended = 1;
-}
-
-static void fail(const char *what)
-{
-    perror(what);
-    exit(1);
-}
-
-static void *must(void *memory)
-{
-    if (!memory)
-        fail("memory");
-    return memory;
-}
-
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * SECOND_NS + now.tv_nsec;
-}
 
 /* ---- replies ---- */
 
@@ -677,20 +649,6 @@ static void watch(struct server *server, int fd)
         fail("epoll");
 }
 
-/* SIGTERM and SIGINT arrive only while the program waits: none is missed between the look at the flag and the wait. */
-static sigset_t block_signals(void)
-{
-    sigset_t signals, while_waiting;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    sigprocmask(SIG_BLOCK, &signals, &while_waiting);
-    signal(SIGTERM, end);
-    signal(SIGINT, end);
-    signal(SIGPIPE, SIG_IGN);
-    return while_waiting;
-}
-
 static void handle(struct server *server, const struct epoll_event *event)
 {
     const int fd = event->data.fd;
@@ -736,13 +694,10 @@ int main(int count, char **words)
         fprintf(stderr, "usage: upstream --port N\n");
         return 2;
     }
-    struct rlimit descriptors;
-    if (!getrlimit(RLIMIT_NOFILE, &descriptors)) {
-        descriptors.rlim_cur = descriptors.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &descriptors);
-    }
+    raise_descriptor_limit();
     struct server server = {.epoll = epoll_create1(EPOLL_CLOEXEC)};
     const sigset_t while_waiting = block_signals();
+    signal(SIGPIPE, SIG_IGN);
     listen_on(&server, port);
     server.alarm = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     watch(&server, server.listener);

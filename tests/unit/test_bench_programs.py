@@ -601,6 +601,17 @@ def test_only_what_is_newer_than_its_program_is_compiled(sources: Path) -> None:
 
 
 @pytest.mark.usefixtures("programs")
+def test_a_newer_header_has_both_compiled(sources: Path) -> None:
+    first = build(sources / "build")
+    before = [each.stat().st_mtime_ns for each in (first.upstream, first.load)]
+    (sources / "program.h").touch()
+    os.utime(sources / "program.h", ns=(max(before) + 1, max(before) + 1))
+    second = build(sources / "build")
+    after = [each.stat().st_mtime_ns for each in (second.upstream, second.load)]
+    assert all(now > then for now, then in zip(after, before, strict=True))
+
+
+@pytest.mark.usefixtures("programs")
 def test_a_source_that_does_not_compile_is_said_so(sources: Path) -> None:
     (sources / "load.c").write_text("int main(void) { return nothing; }\n")
     with pytest.raises(RuntimeError, match="nothing"):
