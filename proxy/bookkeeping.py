@@ -8,15 +8,15 @@ The laws:
 3. What a budget counts is the sum of its window's purchases: reserved while they are open, then what they cost.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from proxy import budget
 from proxy.clock import Clock
 from proxy.database import purchaserows
 from proxy.database.engine import Connection, Database
 from proxy.database.keyrows import KEY_ROWS, TEAM_ROWS
+from proxy.database.purchaserows import Written
 from proxy.errors import DatabaseUnavailable, KeyWithdrawn
 from proxy.keyrecord import KeyRecord, TeamRecord
 from proxy.purchase import Closing, Ending, OpenPurchase, Order, Spend, Tallies
@@ -54,10 +54,12 @@ class Books:
                 taken = purchaserows.take(connection, order.key_id)
                 key = _key(connection, order.key_id, now)
                 spends.append(self._reserve(connection, key, taken, order, now))
-                order = replace(order, team_id=key.team_id)
+                if order.team_id != key.team_id:
+                    order = replace(order, team_id=key.team_id)
             if order.team_id is not None:
                 taken = purchaserows.take(connection, order.team_id)
                 spends.append(self._reserve(connection, _team(connection, order.team_id), taken, order, now))
+            purchaserows.write_spends(connection, spends)
             purchaserows.insert_open(connection, order, now)
             if not is_wanted():
                 raise DatabaseUnavailable("it answered too late")
@@ -66,14 +68,13 @@ class Books:
     def close(self, closing: Closing) -> Closed:
         now = self._clock.wall()
         with self._database.writing() as connection:
-            row = purchaserows.find(connection, closing.id)
-            if row is None:
+            written = purchaserows.find(connection, closing.id)
+            if written is None:
                 return Closed(was_found=False)
-            if row["outcome"] not in (purchaserows.OPEN, Ending.UNKNOWN):
+            if written.outcome not in (purchaserows.OPEN, Ending.UNKNOWN):
                 return Closed()
-            before = row["cost"] or 0
-            after = purchaserows.close(connection, row, closing, now)
-            return _counted(connection, row, before, after)
+            after = purchaserows.close(connection, written, closing, now)
+            return _counted(connection, written, after)
 
     def record(self, order: Order, closing: Closing, opened_at: float) -> None:
         """A purchase that no budget waited for, after the fact. Doing it twice is no error."""
@@ -121,14 +122,12 @@ class Books:
             budget.refuse_unpriced(record)
         spend = purchaserows.present(connection, taken, budget.window(record, now)[0])
         budget.refuse_without_room(record, spend, estimate or 0, now)
-        reserved = replace(spend, reserved=spend.reserved + (estimate or 0))
-        purchaserows.write_spend(connection, reserved)
-        return reserved
+        return replace(spend, reserved=spend.reserved + (estimate or 0))
 
 
 def _key(connection: Connection, key_id: str, now: float) -> KeyRecord:
     """As it stands now, whatever it was when the call came in. Raises KeyWithdrawn."""
-    key = KEY_ROWS.find(connection, key_id)
+    key = KEY_ROWS.of_id(connection, key_id)
     if key is None or key.revoked_at is not None or key.blocked:
         raise KeyWithdrawn("Your API key has been blocked or revoked.")
     if key.expires is not None and key.expires <= now:
@@ -138,26 +137,27 @@ def _key(connection: Connection, key_id: str, now: float) -> KeyRecord:
 
 def _team(connection: Connection, team_id: str) -> TeamRecord:
     """Raises KeyWithdrawn if it is blocked."""
-    team = TEAM_ROWS.find(connection, team_id)
+    team = TEAM_ROWS.of_id(connection, team_id)
     if team is None or team.blocked:
         raise KeyWithdrawn("The team of your API key has been blocked.")
     return team
 
 
-def _counted(connection: Connection, row: Mapping[str, Any], before: int, after: int) -> Closed:
+def _counted(connection: Connection, written: Written, after: int) -> Closed:
     """The budgets of a purchase that was closed: no longer reserved, or no longer unknown, but what it cost."""
-    reserved = row["estimate"] or 0 if row["outcome"] == purchaserows.OPEN else 0
+    before = written.cost or 0
+    reserved = written.estimate or 0 if written.outcome == purchaserows.OPEN else 0
+    held = purchaserows.spent(connection, written.key_id, written.team_id)
     spends: list[Spend] = []
     overshoot: list[tuple[str, int]] = []
-    for rows, holder_id in ((KEY_ROWS, row["key_id"]), (TEAM_ROWS, row["team_id"])):
-        spend = purchaserows.spent(connection, holder_id) if holder_id else None
-        if spend is None or row["opened_at"] < spend.window_start:
+    for rows, holder_id in ((KEY_ROWS, written.key_id), (TEAM_ROWS, written.team_id)):
+        spend = held.get(holder_id) if holder_id else None
+        if spend is None or written.opened_at < spend.window_start:
             continue  # it belongs to a window that is over
         settled = spend.settled - before + after
-        changed = replace(spend, settled=settled, reserved=spend.reserved - reserved)
-        purchaserows.write_spend(connection, changed)
-        spends.append(changed)
-        record = rows.find(connection, holder_id)
+        spends.append(replace(spend, settled=settled, reserved=spend.reserved - reserved))
+        record = rows.of_id(connection, spend.holder_id)
         if record is not None and (excess := budget.overshoot(record, spend.settled, settled)):
             overshoot.append((record.KIND, excess))
+    purchaserows.write_spends(connection, spends)
     return Closed(spends, overshoot)

@@ -67,6 +67,7 @@ class Database:
     def reading(self) -> Iterator[Connection]:
         """A transaction that changes nothing. Raises DatabaseUnavailable."""
         with _translated(), self._engine.connect() as connection, connection.begin():
+            self._begin(connection, "BEGIN")
             yield connection
 
     @contextmanager
@@ -76,13 +77,14 @@ class Database:
         On SQLite it is the only one that writes, from its beginning: a reader that turned writer in the middle could
         find its view outdated, and waiting would not help it.
         """
-        with (
-            self._turn(),
-            _translated(),
-            self._engine.connect().execution_options(is_writing=True) as connection,
-            connection.begin(),
-        ):
+        with self._turn(), _translated(), self._engine.connect() as connection, connection.begin():
+            self._begin(connection, "BEGIN IMMEDIATE")
             yield connection
+
+    def _begin(self, connection: Connection, statement: str) -> None:
+        """In SQLite nothing begins by itself. A listener could do it, but then each statement would look for listeners."""
+        if self._file is not None:
+            connection.exec_driver_sql(statement)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -116,13 +118,8 @@ def _sqlite(file: SqliteFile, wait_seconds: float) -> Engine:
         if entry.info["file"] is None or entry.info["file"] != file.identity():
             raise exc.DisconnectionError("the database file was removed or replaced")
 
-    def begin(connection: Connection) -> None:
-        is_writing = connection.get_execution_options().get("is_writing")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writing else "BEGIN")
-
     event.listen(engine, "connect", remember_file)
     event.listen(engine, "checkout", refuse_another_file)
-    event.listen(engine, "begin", begin)
     return engine
 
 

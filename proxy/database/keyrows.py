@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from sqlalchemy import Column, Connection, RowMapping, Select, Table, insert, or_, select, update
+from sqlalchemy import Column, Connection, RowMapping, Select, Table, bindparam, insert, or_, select, update
 
 from proxy.database.tables import AUDIT, KEYS, REVISION, TEAMS
 from proxy.keyrecord import KeyRecord, TeamRecord
@@ -47,10 +47,15 @@ class Rows(Generic[_Record]):
         self._id: Column[str] = table.c.id
         self._alias: Column[str] = table.c[f"{record.KIND}_alias"]
         self._record: type[_Record] = record
+        self._by_id = select(table).where(self._id == bindparam("wanted"))
 
     def find(self, connection: Connection, name: str) -> _Record | None:
         rows = self._read(connection, select(self._table).where(or_(self._id == name, self._alias == name)))
         return rows[0] if rows else None
+
+    def of_id(self, connection: Connection, record_id: str) -> _Record | None:
+        row = connection.execute(self._by_id, {"wanted": record_id}).mappings().one_or_none()
+        return None if row is None else self._record(**_fields_of(row))
 
     def page(self, connection: Connection, page: Page) -> Sequence[_Record]:
         wanted = select(self._table).where(self._id > page.after).order_by(self._id).limit(page.limit)
