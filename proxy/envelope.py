@@ -54,12 +54,22 @@ class Layout:
         return self.body_stop + self.header_bytes + FOOTER_BYTES
 
 
-def digest() -> xxhash.xxh3_128:
+Digest = xxhash.xxh3_128
+
+
+def digest() -> Digest:
     """A running digest; feed it the file from its first byte to the end of the body."""
     return xxhash.xxh3_128()
 
 
-def tail(metadata: Metadata, body_bytes: int, running: xxhash.xxh3_128) -> bytes:
+def begun_digest() -> Digest:
+    """One that has seen the magic."""
+    running = digest()
+    running.update(MAGIC)
+    return running
+
+
+def tail(metadata: Metadata, body_bytes: int, running: Digest) -> bytes:
     """Header and footer, to be appended. `running` has seen the magic and the body. Raises StoreError."""
     _check_ranges(metadata, body_bytes)
     header = encode_header(metadata)

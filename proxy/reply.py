@@ -19,6 +19,7 @@ import pybase64
 
 from proxy.errors import InvalidRequest, UpstreamInvalidResponse
 from proxy.model import EventMembers, ImageSpan, Usage
+from proxy.scan import Decoded, Scan
 from proxy.skeleton import WINDOW_BYTES, Member, Skeleton, Span, window
 
 MAX_TOKENS = 10**9
@@ -88,13 +89,13 @@ class Peek:
     """The `safety_identifier` member with one comma: one caller's own."""
 
 
-def inspect(view: memoryview) -> Inspection:
-    """Checks a complete reply and says what stands where.
+def inspect(view: memoryview, scan: Scan | None = None) -> Inspection:
+    """Checks a complete reply and says what stands where. `scan` is what was seen of it while it came.
 
     Raises UpstreamInvalidResponse if it is not a JSON object with a `data` array that is not empty, whose every item
     holds either base64 that decodes to a known image or an address; or if it carries an `error`.
     """
-    skeleton, document = _read(view)
+    skeleton, document = _read(view, scan)
     data = document.get("data")
     if not isinstance(data, list) or not data:
         raise UpstreamInvalidResponse("The upstream's reply holds no images: 'data' is missing or empty.")
@@ -129,13 +130,13 @@ def document_of(view: memoryview) -> dict[str, Any]:
     return _read(view)[1]
 
 
-def inspect_event(view: memoryview) -> Inspection:
+def inspect_event(view: memoryview, scan: Scan | None = None) -> Inspection:
     """Checks the data of a stream's last event, and says what stands where.
 
     Raises UpstreamInvalidResponse if it is not a JSON object that holds, at the top, base64 that decodes to a known image;
     if it carries an `error`; or if it is a reply at the same time, so that nobody could say what it means.
     """
-    skeleton, document = _read(view)
+    skeleton, document = _read(view, scan)
     top = skeleton.members()
     if "data" in top:
         raise UpstreamInvalidResponse("The upstream's last event holds 'data', as only a reply does.")
@@ -235,10 +236,10 @@ def _refused(what: str) -> UpstreamInvalidResponse:
     return UpstreamInvalidResponse(f"The upstream's reply {what}.")
 
 
-def _read(view: memoryview) -> tuple[Skeleton, dict[str, Any]]:
+def _read(view: memoryview, scan: Scan | None = None) -> tuple[Skeleton, dict[str, Any]]:
     """A reply or an event, parsed but for its long strings, that tells of no error."""
     # A revised prompt that was cut in the middle of an emoji is no reason to lose an image that is paid for.
-    skeleton = Skeleton(view, _refused, lone_surrogates=True)
+    skeleton = Skeleton(view, _refused, lone_surrogates=True, scan=scan)
     try:
         document = skeleton.document()
     except InvalidRequest as error:
@@ -314,7 +315,10 @@ class _Item:
         prefix = _data_prefix_length(text)
         # The prefix `data:image\/png;base64,` may be escaped as well: measured as it stands.
         prefix_raw = _raw_length(view[start:stop], prefix) if escaped else prefix
-        media_type, size = _checked_base64(text[prefix:], self._place)
+        decoded = self._skeleton.decoded(start, stop) if prefix == 0 else None
+        media_type, size = (
+            _known_image(decoded, self._place) if decoded else _checked_base64(text[prefix:], self._place)
+        )
         span = ImageSpan(
             key=self._skeleton.raw((member.key_start, member.key_end)),
             value=(start + prefix_raw, stop),
@@ -387,6 +391,14 @@ def _checked_base64(text: memoryview, place: str) -> tuple[str, int]:
     if media_type is None:
         raise _refused(f"holds no known image format at {place}")
     return media_type, size
+
+
+def _known_image(decoded: Decoded, place: str) -> tuple[str, int]:
+    """The same of base64 that was found sound before."""
+    media_type = media_type_of(decoded.head)
+    if media_type is None:
+        raise _refused(f"holds no known image format at {place}")
+    return media_type, decoded.size
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

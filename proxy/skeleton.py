@@ -17,6 +17,7 @@ from typing import Any
 
 from proxy import strictjson
 from proxy.errors import ImagegateError, InvalidRequest
+from proxy.scan import Decoded, Scan
 
 Span = tuple[int, int]
 """A range [start, stop)."""
@@ -74,8 +75,11 @@ class Skeleton:
         *,
         max_text_bytes: int = MAX_TEXT_BYTES,
         lone_surrogates: bool = False,
+        scan: Scan | None = None,
     ) -> None:
+        """`scan` is what was seen of this very text before."""
         self.view = view
+        self._scan = scan if scan is not None and scan.is_plain and scan.size == len(view) else None
         self._refused = refused
         self._max_text_bytes = max_text_bytes
         self._lone_surrogates = lone_surrogates
@@ -88,10 +92,10 @@ class Skeleton:
         self._layout = self.text.decode("latin-1")  # one character a byte: offsets are byte offsets
 
     def _walk(self) -> bytes:
-        scanner = _Scanner(self.view, self._refused)
+        scanner = _Known(self._scan, self._refused) if self._scan else _Scanner(self.view, self._refused)
         parts: list[bytes] = []
         length, position = 0, 0
-        while (opening := scanner.find(b'"', position)) >= 0:
+        while (opening := scanner.find_quote(position)) >= 0:
             if opening - position + length > MAX_SKELETON_BYTES:
                 raise self._refused("holds far more than images")
             closing, escaped = scanner.string_end(opening + 1)
@@ -131,6 +135,10 @@ class Skeleton:
         """The range of a long string between its quotes, and whether it has escapes; it needs no further check."""
         self._used.add(number)
         return self._spans[number]
+
+    def decoded(self, start: int, stop: int) -> Decoded | None:
+        """What the base64 that fills a long string stands for, if it was found sound before."""
+        return self._scan.decoded(start, stop) if self._scan else None
 
     def string(self, value: str) -> str:
         """The text of a string value, long or short."""
@@ -197,6 +205,23 @@ class Skeleton:
         return self._layout[start] == "{"
 
 
+class _Known:
+    """The same as `_Scanner`, of a text that was seen before, and has no escapes."""
+
+    def __init__(self, scan: Scan, refused: Refused) -> None:
+        self._scan = scan
+        self._refused = refused
+
+    def find_quote(self, position: int) -> int:
+        return self._scan.find_quote(position)
+
+    def string_end(self, start: int) -> tuple[int, bool]:
+        closing = self._scan.find_quote(start)
+        if closing < 0:
+            raise self._refused("ends inside a string")
+        return closing, False
+
+
 class _Scanner:
     """Finds single bytes in a large buffer by windows: `bytes.find` is as fast as memory, and a memoryview has none."""
 
@@ -207,10 +232,10 @@ class _Scanner:
         self._base = 0
         self._window = b""
 
-    def find(self, byte: bytes, position: int) -> int:
+    def find_quote(self, position: int) -> int:
         while position < len(self._view):
             self._load(position)
-            found = self._window.find(byte, position - self._base)
+            found = self._window.find(b'"', position - self._base)
             if found >= 0:
                 return self._base + found
             position = self._base + len(self._window)
@@ -221,12 +246,12 @@ class _Scanner:
 
         Goes from quote to quote, never from escape to escape: a PHP vendor escapes every 64th character of megabytes.
         """
-        closing = self.find(b'"', start)
+        closing = self.find_quote(start)
         while closing >= 0 and self._is_escaped(closing, start):
             self._inner_quotes += 1
             if self._inner_quotes > MAX_INNER_QUOTES:
                 raise self._refused("holds far more than images")
-            closing = self.find(b'"', closing + 1)
+            closing = self.find_quote(closing + 1)
         if closing < 0:
             raise self._refused("ends inside a string")
         return closing, self._find_before(b"\\", start, closing) >= 0

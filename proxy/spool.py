@@ -18,6 +18,7 @@ from typing import Protocol
 
 from proxy import envelope, ids
 from proxy.errors import StoreError
+from proxy.scan import Scan
 from proxy.stores.files import WINDOW_BYTES, PrivateFile, read_exactly, write_all, write_gathered
 
 FLUSH_BYTES = 1 << 18
@@ -59,11 +60,12 @@ class Spools:
             return None
         return None if found is None else found.f_bavail * found.f_frsize
 
-    def open(self) -> "Spool":
+    def open(self, *, scans: bool = False) -> "Spool":
         """A new, empty spool; no file is touched before there is something to write."""
         if self._directory is None:
             return Spool(None, self.executor)
-        return Spool(self._directory / f"{self._prefix}-{next(self._numbers)}.spool", self.executor)
+        path = self._directory / f"{self._prefix}-{next(self._numbers)}.spool"
+        return Spool(path, self.executor, scans=scans)
 
 
 class Spool:
@@ -73,7 +75,8 @@ class Spool:
     last cleans up.
     """
 
-    def __init__(self, path: Path | None, executor: Executor) -> None:
+    def __init__(self, path: Path | None, executor: Executor, *, scans: bool = False) -> None:
+        """One that `scans` looks at what it writes: `scan` and `digest` then know what else would have to be read again."""
         self.error: OSError | None = None
         """Why the spool went on in memory."""
         self._path = path
@@ -85,6 +88,9 @@ class Spool:
         self._pending_bytes = 0
         self._writing: asyncio.Future[None] | None = None
         """What is being written: one piece at a time, while the next one arrives."""
+        self._scan: Scan | None = Scan() if scans else None
+        self._digest = envelope.begun_digest() if scans else None
+        """Of the file as it was written, its magic included."""
         self._lock = threading.RLock()
         self._views = 0
         self._gone = False
@@ -93,6 +99,16 @@ class Spool:
     def size(self) -> int:
         """Bytes of the body so far."""
         return self._stored_bytes + self._pending_bytes
+
+    @property
+    def scan(self) -> Scan | None:
+        """What was seen of the body, if that was all of it, and it is still as it came."""
+        return self._scan if self._scan is not None and self._scan.size == self._stored_bytes else None
+
+    @property
+    def digest(self) -> envelope.Digest | None:
+        """Of the file, likewise."""
+        return self._digest if self.scan is not None and self._file is not None else None
 
     @property
     def in_memory(self) -> bool:
@@ -152,6 +168,7 @@ class Spool:
                 held.enter_context(spool._held())
             if self._views:
                 raise RuntimeError("a body cannot be edited while it is viewed")
+            self._scan = self._digest = None
             pieces = _pieces(edits, self._stored_bytes)
             if self._path is not None and not _only_shrinks(edits):
                 self._write_anew(self._path, pieces)
@@ -186,9 +203,10 @@ class Spool:
     def take(self) -> PrivateFile | bytearray:
         """Hand over the body: the file (magic, then the body), or the bytes. The spool is empty afterwards."""
         with self._held():
-            file, memory = self._file, self._memory
+            file, memory, digest = self._file, self._memory, self.digest
             self._file, self._memory, self._gone = None, None, True
             if file is not None:
+                file.digest = digest
                 return file
             return bytearray() if memory is None else memory
 
@@ -215,11 +233,18 @@ class Spool:
             if self._memory is None:
                 try:
                     write_gathered(self._opened().fd, chunks, _OFFSET + at)
+                    self._look_at(chunks)
                 except OSError as error:
                     self._go_on_in_memory(error, at)
             if self._memory is not None:
                 for chunk in chunks:
                     self._memory += chunk
+
+    def _look_at(self, chunks: Sequence[bytes]) -> None:
+        if self._scan is not None and self._digest is not None:
+            for chunk in chunks:
+                self._digest.update(chunk)
+                self._scan.feed(chunk)
 
     def _opened(self) -> PrivateFile:
         if self._file is None:

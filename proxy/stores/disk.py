@@ -214,7 +214,7 @@ class DiskTier:
     def _publish(
         self, index: Index, file: PrivateFile, metadata: Metadata, body_bytes: int, begun_epoch: int
     ) -> Verdict:
-        size = entryfile.seal(file.fd, metadata, body_bytes)
+        size = entryfile.seal(file, metadata, body_bytes)
         if size > self._eviction.limits.max_bytes:
             return Verdict.TOO_LARGE
         filename: str | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from proxy import envelope
 from proxy.errors import StoreError
 from proxy.model import Metadata
-from proxy.stores.files import WINDOW_BYTES, open_regular, read_exactly, read_into, write_all
+from proxy.stores.files import WINDOW_BYTES, PrivateFile, open_regular, read_exactly, read_into, write_all
 
 _STEP_BYTES = 1 << 20
 """Read at once into memory that is there anyway: between two steps a thread may have to wait for the interpreter."""
@@ -59,12 +59,18 @@ def check_entry(fd: int, found: envelope.Layout, buffer: memoryview | None) -> M
     return envelope.unseal(found, running, read_exactly(fd, found.body_stop, found.size))
 
 
-def seal(fd: int, metadata: Metadata, body_bytes: int) -> int:
+def seal(file: PrivateFile, metadata: Metadata, body_bytes: int) -> int:
     """Append header and footer to a file of magic and body; the size of the whole."""
-    running, stop = envelope.digest(), len(envelope.MAGIC) + body_bytes
+    stop = len(envelope.MAGIC) + body_bytes
+    running = _read_through(file.fd, stop) if file.digest is None else file.digest.copy()
+    tail = envelope.tail(metadata, body_bytes, running)
+    write_all(file.fd, tail, stop)
+    os.ftruncate(file.fd, stop + len(tail))
+    return stop + len(tail)
+
+
+def _read_through(fd: int, stop: int) -> envelope.Digest:
+    running = envelope.digest()
     for at in range(0, stop, WINDOW_BYTES):
         running.update(read_exactly(fd, at, min(stop, at + WINDOW_BYTES)))
-    tail = envelope.tail(metadata, body_bytes, running)
-    write_all(fd, tail, stop)
-    os.ftruncate(fd, stop + len(tail))
-    return stop + len(tail)
+    return running

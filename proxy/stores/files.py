@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+from proxy.envelope import Digest
 from proxy.errors import StoreError
 
 WINDOW_BYTES = 1 << 18
@@ -95,6 +96,8 @@ class PrivateFile:
             make_private_directory(path.parent)
             self.fd = os.open(path, flags, PRIVATE_FILE)
         self.path = path
+        self.digest: Digest | None = None
+        """Of all that stands in it, if whoever wrote it says so."""
         # Runs at most once: by `remove`, when the last reference goes, or when the process ends in good order.
         self._remove = weakref.finalize(self, _close_and_unlink, self.fd, path)
 

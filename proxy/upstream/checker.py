@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from proxy.errors import StoreError, UpstreamInvalidResponse, UpstreamRefusal
 from proxy.reply import Inspection, Link, Peek, addition, document_of, inspect, inspect_event, peek, shifted
+from proxy.scan import Scan
 from proxy.spool import Spool, Spools
 from proxy.upstream.links import Fetcher, NotFetchable, Room
 from proxy.upstream.wire import Wire
@@ -18,7 +19,7 @@ from proxy.vendors.profile import no_refusal
 T = TypeVar("T")
 Picture = tuple[Link, Spool]
 """A link, and what is behind it as base64."""
-Look = Callable[[memoryview], Inspection]
+Look = Callable[[memoryview, Scan | None], Inspection]
 """How a body is inspected: as a reply, or as an event."""
 
 LINKS_SECONDS = 60.0
@@ -166,7 +167,7 @@ def _peek(spool: Spool) -> Peek:
 def _inspect(spool: Spool, look: Look) -> Inspection:
     with spool.view() as view:
         try:
-            return look(view)
+            return look(view, spool.scan)
         except UpstreamInvalidResponse as error:
             # The traceback holds the frames, and those hold views into a file that is about to be unmapped.
             failure = error.again()

@@ -148,7 +148,9 @@ class Upstreams:
             while True:
                 try:
                     intake = Intake(self._spools, self._checker, log)
-                    return await self._attempt(Attempt(section, candidate, caller, self._spools.open(), intake), until)
+                    return await self._attempt(
+                        Attempt(section, candidate, caller, self._spools.open(scans=True), intake), until
+                    )
                 except UpstreamError as error:
                     wait = _may_retry_after(error, section.max_retry_wait_seconds)
                     # A wait that outlasts the deadline would turn what was not billed into a timeout.

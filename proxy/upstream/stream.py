@@ -74,7 +74,7 @@ class Intake:
 
     async def _data(self, piece: bytes) -> None:
         if self._spool is None:
-            self._spool = self.spools.open()
+            self._spool = self.spools.open(scans=True)
         # Lines of one event's data are joined by a line feed, which in JSON can only be white space.
         await self._spool.write(b" " if piece == b"\n" else piece)
 

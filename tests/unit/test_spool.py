@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,8 +59,8 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def filled(spools: Spools, body: bytes, chunk: int = 100_000) -> Spool:
-    spool = spools.open()
+async def filled(spools: Spools, body: bytes, chunk: int = 100_000, *, scans: bool = False) -> Spool:
+    spool = spools.open(scans=scans)
     for at in range(0, len(body), chunk):
         await spool.write(body[at : at + chunk])
     await spool.finish()
@@ -267,6 +268,57 @@ async def test_a_spool_that_is_given_up_while_it_is_written_leaves_nothing(tmp_p
         spool.discard()
         may_write.set()
     assert files(tmp_path) == []
+
+
+async def test_one_that_scans_knows_its_quotes_and_its_digest_when_all_is_written(spools: Spools) -> None:
+    body = b'{"a":"' + LARGE.replace(b"\\", b"").replace(b'"', b"") + b'"}'
+    spool = await filled(spools, body, scans=True)
+    assert spool.scan is not None
+    assert [spool.scan.find_quote(at) for at in (0, 2, 4, 6)] == [1, 3, 5, len(body) - 2]
+    file = spool.take()
+    assert not isinstance(file, bytearray) and file.digest is not None
+    assert file.digest.digest() == xxhash.xxh3_128(envelope.MAGIC + body).digest()
+    file.remove()
+
+
+@pytest.mark.parametrize("body", [b"", b"x"])
+async def test_one_that_scans_hardly_anything_knows_it_too(spools: Spools, body: bytes) -> None:
+    spool = await filled(spools, body, scans=True)
+    file = spool.take()
+    assert not isinstance(file, bytearray) and file.digest is not None
+    assert file.digest.digest() == xxhash.xxh3_128(envelope.MAGIC + body).digest()
+    file.remove()
+
+
+async def test_an_edit_takes_back_what_was_known(spools: Spools) -> None:
+    spool = await filled(spools, LARGE, scans=True)
+    spool.replace([Cut(5, 9)])
+    assert spool.scan is None
+    file = spool.take()
+    assert not isinstance(file, bytearray) and file.digest is None
+    file.remove()
+
+
+async def test_nothing_is_known_of_what_is_still_to_be_written_or_went_to_memory(
+    spools: Spools, executor: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    spool = spools.open(scans=True)
+    await spool.write_behind(bytes(BEHIND_BYTES - 1))
+    await spool.write_behind(b"11")
+    assert spool.scan is None or spool.scan.size == spool.size
+    await spool.write_behind(b"x")
+    await spool.finish()
+    assert spool.scan is not None and spool.scan.size == spool.size
+    spool.discard()
+    (tmp_path / "tmp").rename(tmp_path / "gone")
+    (tmp_path / "tmp").write_text("in the way")
+    spool = await filled(Spools(tmp_path, executor, "aaaa"), LARGE, scans=True)
+    assert spool.in_memory and spool.scan is None
+    (tmp_path / "tmp").unlink()
+    spool.move_to_file()
+    file = spool.take()
+    assert not isinstance(file, bytearray) and file.digest is None
+    file.remove()
 
 
 def descriptor_of(file: Path) -> int:
