@@ -5,7 +5,6 @@ is not complete; nothing is served that its digest does not vouch for; whatever 
 and is tried again by `tend`, so that the proxy serves without a disk and recovers by itself.
 """
 
-import os
 import secrets
 import sqlite3
 import threading
@@ -137,11 +136,8 @@ class DiskTier:
             strays = sweeper.sweep_spools(self._directory, instance_id, now=now, age_seconds=age_seconds)
             strays += self._adopt(index, age_seconds=age_seconds)
             self._eviction.stray_bytes = strays + sweeper.quarantined_bytes(self._directory)
-            for row in index.rows():
-                if isinstance(row, DamagedRowError) or not os.path.lexists(self._directory / row.filename):
-                    self._forget(index, row, "corrupt")
-                elif row.expires_at < now - EXPIRED_GRACE_SECONDS:
-                    self._forget(index, row, "ttl")
+            for row in index.expired(now - EXPIRED_GRACE_SECONDS):
+                self._forget(index, row, "ttl")
             with index.writing() as sql:
                 doomed = self._eviction.make_room(index, sql, 0, now)
             self._bury(doomed)
@@ -320,7 +316,11 @@ class DiskTier:
                 self._on_evict(reason, count)
 
     def _adopt(self, index: Index, *, age_seconds: float) -> int:
-        return sweeper.Adoption(self._directory, self._purges, self._clock.wall()).run(index, age_seconds=age_seconds)
+        def forget(row: Row | DamagedRowError) -> None:
+            self._forget(index, row, "corrupt")
+
+        stock = sweeper.Stocktaking(self._directory, self._purges, self._clock.wall(), forget)
+        return stock.run(index, age_seconds=age_seconds)
 
     # --- what breaks --------------------------------------------------------------------------------------------------
 
