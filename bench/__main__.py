@@ -24,16 +24,19 @@ from bench.run import Run
 from bench.stage import Stage
 from bench.system import Running, Skipped, Start
 from bench.systems import direct, imagegate, litellm, nginx, portkey
+from bench.workload import disk
+from bench.workload.hits import SIZES
 from bench.workload.soak import Soak
 
-# Hardly any: of what `disk` asks for, nothing is in memory when it is asked for again.
-SMALL_MEMORY_BYTES = 8_000_000
 SOAK_MINUTES = 60.0
 STARTS: Mapping[str, Start] = {
     "direct": direct.start,
     "nginx": nginx.start,
     "imagegate": imagegate.start,
-    "imagegate-disk": partial(imagegate.start, memory_bytes=SMALL_MEMORY_BYTES),
+    **{
+        disk.small_memory(size): partial(imagegate.start, memory_bytes=disk.KEYS * SIZES[size] // 4)
+        for size in ("300 KB", "3 MB")
+    },
     "litellm": litellm.start,
     "portkey": portkey.start,
 }

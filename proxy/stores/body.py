@@ -14,6 +14,8 @@ from proxy.stores.files import PrivateFile, read_exactly, remove_quietly
 
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 """0 where the system has no such thing."""
+_TURN_BYTES = 1 << 20
+"""What one reader is given before it is the others' turn."""
 
 
 class FileBody:
@@ -39,7 +41,8 @@ class FileBody:
 
     async def window(self, start: int, stop: int) -> bytes | memoryview:
         if (cached := self._cached(start, stop)) is not None:
-            await asyncio.sleep(0)  # others have their turn, and a client that has left is seen
+            if start // _TURN_BYTES != stop // _TURN_BYTES:
+                await asyncio.sleep(0)  # others have their turn, and a client that has left is seen
             return cached
         try:
             # The bound method keeps this body, and so its descriptor, alive in the thread even if we are cancelled.
