@@ -86,7 +86,7 @@ class Store:
 
     async def swept(self) -> None:
         """Returns when the first sweep after the start is over. Nobody who is served waits for it: it looks at every entry,
-        and a million of them take half a minute."""
+        and a million of them take about ten seconds."""
         await self._is_swept.wait()
 
     async def close(self) -> None:

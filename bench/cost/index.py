@@ -13,12 +13,12 @@ from bench.cost import sweep
 from bench.cost.ledger import make_keys
 from bench.cost.line import fitted
 from bench.cost.record import Row
-from bench.cost.rig import SMALL, Rig, configuration_of, expect
+from bench.cost.rig import SMALL, Rig, configuration_of, expect, notes_of
 from bench.cost.seed import seed
 from bench.load import Order
 from bench.process import ROOT, environment, rss_bytes
 from bench.stage import request
-from proxy.stores import sweeper
+from proxy.store import SWEEP_SECONDS
 from proxy.stores.database import DATABASE_FILES
 from proxy.stores.index import Index
 
@@ -30,7 +30,7 @@ MISSES = 200
 HARDLY_ANY_MEMORY = "memory_bytes = 10000\n"
 """Holds one entry of the bench's smallest, and no more."""
 WATCHED_ENTRIES = 100_000
-"""From here on a sweep is long enough to be seen from outside."""
+"""From here on a sweep is long enough for hits to be asked for meanwhile."""
 
 
 def measure(rig: Rig) -> Iterator[Row]:
@@ -56,9 +56,9 @@ def measure(rig: Rig) -> Iterator[Row]:
 
 
 def _with_entries(rig: Rig, folder: Path, key: str, entries: int) -> dict[str, float | None]:
-    with rig.serving(folder, key, cache=HARDLY_ANY_MEMORY) as system:
+    with rig.serving(folder, key, cache=HARDLY_ANY_MEMORY, sweep_seconds=SWEEP_SECONDS) as system:
         ready, hit = rig.first_answers(system, request(HOT, SMALL))
-        swept = sweep.seconds_until_idle(rig, system)
+        swept = sweep.first(rig, notes_of(folder))
         peak, resident = sweep.peak_rss_bytes(system.pid), rss_bytes(system.pid)
         hits = rig.hits(system, Order(request("genuine {n}", SMALL), 1, seconds=2, keys=GENUINE)).load
         bought = rig.misses(system, _bought_once(f"miss {entries}")).load
@@ -68,7 +68,7 @@ def _with_entries(rig: Rig, folder: Path, key: str, entries: int) -> dict[str, f
     return {
         "start_seconds": ready,
         "first_hit_seconds": hit,
-        "idle_after_seconds": swept,
+        "idle_after_seconds": max(ready, swept.began + swept.seconds - system.began),
         "resident_mb": resident / 1e6,
         "peak_of_start_mb": peak / 1e6,
         "index_bytes_per_entry": taken / (entries + GENUINE + MISSES),
@@ -77,36 +77,32 @@ def _with_entries(rig: Rig, folder: Path, key: str, entries: int) -> dict[str, f
         "miss_p50_ms": bought.p50_ms,
         "miss_p99_ms": bought.p99_ms,
         "stats_seconds": stats_seconds,
-        **_phases(folder / "cache"),
+        "open_index_seconds": _open_index_seconds(folder / "cache", entries),
+        "first_sweep_seconds": swept.seconds,
+        "first_sweep_cpu_us_per_entry": swept.cpu_seconds * 1e6 / (entries + GENUINE) if entries else None,
     }
 
 
-def _phases(directory: Path) -> dict[str, float | None]:
-    """What a start and its sweep do to the directory, each part once, while nobody else uses it."""
+def _open_index_seconds(directory: Path, entries: int) -> float:
+    """Once, while nobody else uses it; by then a sweep has forgotten what it takes for damaged, which should be nothing."""
     began = time.perf_counter()
     store = Index(directory)
     opened = time.perf_counter()
-    rows = sum(1 for _ in store.rows())
-    read = time.perf_counter()
-    files = sum(1 for _ in sweeper.value_files(directory))
-    walked = time.perf_counter()
+    rows, _ = store.totals()
     store.shut()
-    expect(rows == files, f"{rows} rows, {files} files")
-    return {
-        "open_index_seconds": opened - began,
-        "read_rows_seconds": read - opened,
-        "walk_files_seconds": walked - read,
-    }
+    expect(rows >= entries, f"of {entries} entries {rows} are left")
+    return opened - began
 
 
 def _full(rig: Rig, folder: Path, key: str, entries: int, genuine: Order) -> Iterator[Row]:
     """The same with a limit below what is stored: whatever is bought, something has to go. Then the sweeps."""
     limit = f"{HARDLY_ANY_MEMORY}max_bytes = {_stored_bytes(folder / 'cache') - 1}\n"
     is_watched = entries >= WATCHED_ENTRIES
-    sweep_seconds = sweep.INTERVAL_SECONDS if is_watched else None
+    sweep_seconds = sweep.INTERVAL_SECONDS if is_watched else SWEEP_SECONDS
+    notes = notes_of(folder)
     with rig.serving(folder, key, cache=limit, sweep_seconds=sweep_seconds) as system:
         ready, _ = rig.first_answers(system, request(HOT, SMALL))
-        sweep.seconds_until_idle(rig, system)
+        sweep.first(rig, notes)
         bought = rig.misses(system, _bought_once(f"evict {entries}")).load
         # What was evicted of these comes back, for the next number of entries.
         rig.stage.load(system, genuine)
@@ -114,9 +110,11 @@ def _full(rig: Rig, folder: Path, key: str, entries: int, genuine: Order) -> Ite
         yield Row("index, full", f"{entries:,} entries", figures)
         if not is_watched:
             return
-        swept = sweep.measure(rig, system, HOT)
+        swept = sweep.measure(rig, system, notes, HOT)
+        is_in_sweep = sweep.is_under_way(notes)
         leaving = time.perf_counter()
-    yield Row("sweep", f"{entries:,} entries", {**swept, "stop_in_sweep_seconds": time.perf_counter() - leaving})
+    stopped = time.perf_counter() - leaving if is_in_sweep else None
+    yield Row("sweep", f"{entries:,} entries", {**swept, "stop_in_sweep_seconds": stopped})
 
 
 def _bought_once(words: str) -> Order:

@@ -17,18 +17,11 @@ from bench.systems import imagegate
 
 LIMIT_SECONDS = 720.0
 START_SECONDS = 120.0
-"""The longest that is waited for: it listens when it has looked at every entry."""
+"""The longest that is waited for until it listens."""
 STOP_SECONDS = 60.0
 SMALL = 2_000
 """The size of a reply, in bytes, where it is not the size that matters."""
 KEYS_MODE, OPEN_MODE = "keys", "open"
-SWEEPING = """\
-import sys
-import proxy.store
-proxy.store.SWEEP_SECONDS = {seconds}  # else one would have to wait ten minutes for it
-from proxy.cli import main
-sys.exit(main())
-"""
 
 
 class OutOfTime(Exception):
@@ -61,15 +54,21 @@ class Rig:
     def serving(
         self, folder: Path, key: str = "", *, cache: str = "", sweep_seconds: float | None = None
     ) -> Iterator[System]:
-        """imagegate with what the folder holds; in mode `open` without a key. `cache` are lines of that section."""
+        """imagegate with what the folder holds; in mode `open` without a key. `cache` are lines of that section.
+
+        With `sweep_seconds`, so long between two sweeps, and it notes each of them in the folder: see `bench.cost.watched`.
+        """
         port = free_port()
         mode = KEYS_MODE if key else OPEN_MODE
         text = imagegate.CONFIGURATION.format(port=port, mode=mode, upstream_port=self.upstream_port, memory=cache)
         configuration = configuration_of(folder)
         configuration.write_text(text)
         (folder / "upstream.key").write_text("sk-bench-upstream")
-        start = ["-m", "proxy"] if sweep_seconds is None else ["-c", SWEEPING.format(seconds=sweep_seconds)]
-        command = [sys.executable, *start, "serve", "--config", str(configuration)]
+        notes = notes_of(folder)
+        notes.unlink(missing_ok=True)
+        watched = ["bench.cost.watched", str(notes), str(sweep_seconds)]
+        start = ["proxy"] if sweep_seconds is None else watched
+        command = [sys.executable, "-m", *start, "serve", "--config", str(configuration)]
         headers = (f"authorization: Bearer {key}",) if key else ()
         with Process(
             command, port=port, log=log_of(folder), ready_seconds=START_SECONDS, stop_seconds=STOP_SECONDS
@@ -105,6 +104,11 @@ def configuration_of(folder: Path) -> Path:
 
 def log_of(folder: Path) -> Path:
     return folder / "imagegate.log"
+
+
+def notes_of(folder: Path) -> Path:
+    """Where a server that is watched notes its sweeps."""
+    return folder / "sweeps.txt"
 
 
 def get(system: System, path: str, timeout_seconds: float) -> bytes:

@@ -25,7 +25,7 @@ HIT_FIGURES = ("rate", "p50_ms", "p99_ms", "max_ms")
 
 @dataclass(frozen=True)
 class Sweep:
-    """What the notes say of one. Times are of `time.perf_counter`; `ended` is None while it is under way, or if it failed."""
+    """What the notes say of one. Times are of `time.perf_counter`; while it is under way, or if it failed, it has no end."""
 
     began: float
     ended: float | None = None
@@ -41,20 +41,19 @@ def measure(rig: Rig, system: System, notes: Path, words: str) -> dict[str, floa
     hot = Order(request(words, SMALL), 1, seconds=1.5)
     begun = len(sweeps(notes))
     alone = _await(rig, notes, lambda found: len(found) > begun and found[-1].ended is not None)[-1]
-    peak = peak_rss_bytes(system.pid)
     quiet = load.run(rig.stage.client, system, hot)
     begun = len(sweeps(notes))
     _await(rig, notes, lambda found: len(found) > begun)
     filled = replace(hot, seconds=min(MOST_SECONDS, FILLED_SHARE * alone.seconds))
-    during = load.run(rig.stage.client, system, filled) if alone.seconds else None
-    if not is_under_way(notes):
-        during = None
+    during = load.run(rig.stage.client, system, filled)
+    # Figures of hits that the sweep did not last for would say that it costs less than it does.
+    felt = during if is_under_way(notes) else None
     return {
         "seconds": alone.seconds,
         "cpu_seconds": alone.cpu_seconds,
-        "resident_peak_mb": peak / 1e6,
+        "resident_peak_mb": peak_rss_bytes(system.pid) / 1e6,
         **{f"hit_{name}": getattr(quiet, name) for name in HIT_FIGURES},
-        **{f"hit_in_sweep_{name}": getattr(during, name, None) for name in HIT_FIGURES},
+        **{f"hit_in_sweep_{name}": getattr(felt, name, None) for name in HIT_FIGURES},
     }
 
 

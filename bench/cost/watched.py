@@ -20,11 +20,11 @@ def watch(notes: Path) -> None:
     """From now on every sweep is noted. One that fails has no end; the next one says that it began."""
     sweep = DiskTier.sweep
 
-    def noted(tier: DiskTier, instance_id: str, age_seconds: float = SWEEP_AGE_SECONDS) -> None:
+    def noted(self: DiskTier, instance_id: str, age_seconds: float = SWEEP_AGE_SECONDS) -> None:
         # The clock of every process on the machine, not only of this one.
         _note(notes, f"began {time.perf_counter()}")
         used = time.thread_time()
-        sweep(tier, instance_id, age_seconds)
+        sweep(self, instance_id, age_seconds)
         used = time.thread_time() - used
         _note(notes, f"ended {time.perf_counter()} {used}")
 

@@ -17,10 +17,13 @@ from bench.cost.lockstep import request_bytes, take, turns
 from bench.cost.misses import written_bytes
 from bench.cost.record import Found, Row, counted, tables
 from bench.cost.rig import OutOfTime, Rig
-from bench.cost.sweep import busy_seconds, peak_rss_bytes
+from bench.cost.sweep import Sweep, is_under_way, peak_rss_bytes, sweeps
+from bench.cost.watched import watch
 from bench.process import rss_bytes
 from bench.stage import Stage
 from bench.system import Running
+from proxy.errors import StoreError
+from proxy.stores.disk import DiskTier
 
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -51,14 +54,56 @@ def test_a_fitted_row_says_per_what() -> None:
     assert row.figures == pytest.approx({"fixed": 1.0, "per_mb": 2.0, "worst_error_percent": 0.0}, abs=1e-9)
 
 
-def test_the_longest_busy_stretch_is_found() -> None:
-    idle = [(0.0, 0.0), (0.1, 0.0), (0.2, 0.01)]
-    busy = [(0.3, 0.1), (0.4, 0.2), (0.5, 0.28)]
-    again = [(0.6, 0.28), (0.7, 0.36)]
-    assert busy_seconds(idle) == 0
-    assert busy_seconds([*idle, *busy]) == pytest.approx(0.3)
-    assert busy_seconds([*idle, *busy, *again]) == pytest.approx(0.3)
-    assert busy_seconds([]) == 0
+@pytest.mark.parametrize(
+    ("noted", "found", "is_one_under_way"),
+    [
+        ("", [], False),
+        ("began 1.5", [], False),
+        ("began 1.5\n", [Sweep(1.5)], True),
+        ("began 1.5\nended 3.5 0.2", [Sweep(1.5)], True),
+        ("began 1.5\nended 3.5 0.25\n", [Sweep(1.5, 3.5, 0.25)], False),
+        ("began 1.5\nended 3.5 0.25\nbegan 13.5\n", [Sweep(1.5, 3.5, 0.25), Sweep(13.5)], True),
+        ("began 1.5\nbegan 13.5\nended 14.0 0.25\n", [Sweep(1.5), Sweep(13.5, 14.0, 0.25)], False),
+    ],
+)
+def test_notes_say_which_sweeps_there_were(
+    tmp_path: Path, noted: str, found: list[Sweep], is_one_under_way: bool
+) -> None:
+    notes = tmp_path / "sweeps.txt"
+    assert sweeps(notes) == []
+    notes.write_text(noted)
+    assert sweeps(notes) == found
+    assert is_under_way(notes) is is_one_under_way
+
+
+def test_a_sweep_that_is_watched_is_noted_while_it_is_under_way_and_when_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = tmp_path / "sweeps.txt"
+    during: list[bool] = []
+
+    def sweep(_tier: DiskTier, _instance_id: str, _age_seconds: float) -> None:
+        during.append(is_under_way(notes))
+
+    monkeypatch.setattr(DiskTier, "sweep", sweep)
+    watch(notes)
+    DiskTier.sweep(cast(DiskTier, None), "one")
+    [noted] = sweeps(notes)
+    assert during == [True]
+    assert not is_under_way(notes)
+    assert 0 <= noted.seconds < 60
+    assert 0 <= noted.cpu_seconds < 60
+
+
+def test_a_sweep_that_fails_has_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sweep(_tier: DiskTier, _instance_id: str, _age_seconds: float) -> None:
+        raise StoreError("no disk")
+
+    monkeypatch.setattr(DiskTier, "sweep", sweep)
+    watch(tmp_path / "sweeps.txt")
+    with pytest.raises(StoreError, match="no disk"):
+        DiskTier.sweep(cast(DiskTier, None), "one")
+    assert [each.ended for each in sweeps(tmp_path / "sweeps.txt")] == [None]
 
 
 def test_a_table_has_the_columns_of_all_its_rows_and_a_dash_where_there_is_nothing() -> None:
