@@ -163,6 +163,10 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             return _SETTINGS[key]
         return None
 
+    @property
+    def is_shut(self) -> bool:
+        return self._shut
+
     def shut(self) -> None:
         """Close for good; whoever still holds this index gets StoreError."""
         with self._write_lock:

@@ -83,10 +83,10 @@ class Stocktaking:
         folders = {folder.name for folder in _directories(self._directory)}
         for first, records in enumerate(rows):
             folder = f"{first:02x}"
-            rowids = self._rowids(folder, records)
+            rowids = self._rowids(index, folder, records)
             records.clear()
             if folder in folders:
-                for filename in self._unnamed(folder, rowids):
+                for filename in self._unnamed(index, folder, rowids):
                     left += self._examine(index, filename, age_seconds)
             for filename, rowid in rowids.items():
                 self._miss(index, filename, rowid)
@@ -102,7 +102,7 @@ class Stocktaking:
                 self._forget(damage)
         return folders
 
-    def _rowids(self, folder: str, records: bytearray) -> dict[str, int]:
+    def _rowids(self, index: Index, folder: str, records: bytearray) -> dict[str, int]:
         """The rows of one folder, by the filenames that they name."""
         found = {}
         for start in range(0, len(records), BREATH_NAMES * RECORD_BYTES):
@@ -112,10 +112,10 @@ class Stocktaking:
                 name = digits[2 * at : 2 * at + 32]
                 rowid = int.from_bytes(some[at + 16 : at + RECORD_BYTES], "big", signed=True)
                 found[f"{folder}/{name[2:4]}/{name[4:]}.val"] = rowid
-            self._breathe(len(some) // RECORD_BYTES)
+            self._breathe(index, len(some) // RECORD_BYTES)
         return found
 
-    def _unnamed(self, folder: str, rowids: dict[str, int]) -> Iterator[str]:
+    def _unnamed(self, index: Index, folder: str, rowids: dict[str, int]) -> Iterator[str]:
         """Files that no row names. Those that are named are struck off."""
         for second in _directories(self._directory / folder):
             place = f"{folder}/{second.name}/"
@@ -124,11 +124,15 @@ class Stocktaking:
                 filename = place + name
                 if rowids.pop(filename, None) is None and is_value_path(filename):
                     yield filename
-            self._breathe(len(names) + _FOLDER_NAMES)
+            self._breathe(index, len(names) + _FOLDER_NAMES)
 
-    def _breathe(self, done: int) -> None:
-        """Let the event loop run: whoever wants the interpreter gets it only after its whole switch interval, 5 ms, while a
+    def _breathe(self, index: Index, done: int) -> None:
+        """Raises StoreError if the index was shut: whoever closes the store waits for us.
+
+        And let the event loop run: whoever wants the interpreter gets it only after its whole switch interval, 5 ms, while a
         thread that lists folders gives it back and takes it again within microseconds."""
+        if index.is_shut:
+            raise StoreError("the cache index is closed")
         self._unbroken += done
         if self._unbroken >= BREATH_NAMES:
             self._unbroken = 0

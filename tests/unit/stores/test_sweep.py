@@ -13,8 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.errors import StoreError
 from proxy.stores import index as index_module
 from proxy.stores.index import RECORD_BYTES, DamagedRowError, Index, Roll, Row
+from proxy.stores.purges import PurgeLog
+from proxy.stores.sweeper import Stocktaking
 from tests.support.store import NOW, Bench, bench, body_of, key, metadata
 from tests.unit.stores.test_disk import age, orphaned, unprivileged
 
@@ -248,6 +251,24 @@ async def test_a_damaged_row_whose_place_was_taken_meanwhile_stays(tmp_path: Pat
             assert b.sql("SELECT rowid FROM Cache") == [(damage.rowid,)]
             assert not index.forget(damage)
         assert await b.get(1) == body_of(1)
+
+
+async def test_a_sweep_ends_when_the_store_is_closed(tmp_path: Path) -> None:
+    """Where each file has its row nothing is asked of the index any more, and nobody would tell it."""
+    async with bench(tmp_path, memory_bytes=0) as b:
+        await b.put(1)
+    index = Index(tmp_path)
+    listed: list[DamagedRowError | Row] = []
+
+    def shut(row: DamagedRowError | Row) -> None:
+        listed.append(row)
+        index.shut()
+
+    with index.writing() as sql:
+        index.insert(sql, metadata(2), f"00/00/{28 * '0'}.val", 1, NOW)
+    with pytest.raises(StoreError):
+        Stocktaking(tmp_path, PurgeLog(tmp_path), NOW, shut).run(index, age_seconds=0)
+    assert len(listed) == 1
 
 
 # --- what a sweep must not cost ---------------------------------------------------------------------------------------
