@@ -100,9 +100,10 @@ class Books:
         with self._database.writing() as connection:
             purchaserows.probe(connection)
 
-    def spends(self) -> Sequence[Spend]:
+    def spends_since(self, mark: int | None) -> tuple[Sequence[Spend], int | None]:
+        """See `purchaserows.spends_since`."""
         with self._database.reading() as connection:
-            return purchaserows.spends(connection)
+            return purchaserows.spends_since(connection, mark)
 
     def add(self, tallies: Tallies, is_wanted: Callable[[], bool] = lambda: True) -> None:
         """`is_wanted` is asked last: they may have been taken back, to be added another time."""

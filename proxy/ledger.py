@@ -31,6 +31,8 @@ logger = logging.getLogger("imagegate")
 
 FLUSH_SECONDS = 1.0
 REFRESH_SECONDS = 10.0
+REREAD_SECONDS = 600.0
+"""So often what others spent is read whole, whatever the database says has changed."""
 RECOVER_SECONDS = 30.0
 FORGET_SECONDS = 3600.0
 RENEW_BEFORE_SECONDS = 60.0
@@ -107,6 +109,8 @@ class Ledger:
     """Expired leases that were seen the last time: whose process lives would have renewed them since."""
     _fault: str | None = field(default=None, init=False)
     """Why the last writing failed, if it did."""
+    _mark: int | None = field(default=None, init=False)
+    """Up to where the others' spends have been read; None: not at all, or not for sure."""
     _due: dict[str, float] = field(default_factory=dict, init=False)
     _tending: "asyncio.Task[None] | None" = field(default=None, init=False)
 
@@ -386,8 +390,11 @@ class Ledger:
             del self._due["forget"]  # there may be more
 
     async def _refresh(self) -> None:
-        """What other processes have spent."""
-        self.accounts.learn(await self._run(lambda books: books.spends()))
+        """What other processes have spent since the last time."""
+        mark = None if self._is_due("reread", REREAD_SECONDS) else self._mark
+        self._mark = None  # after a failure everything is read: it may be another server
+        spends, self._mark = await self._run(lambda books: books.spends_since(mark))
+        self.accounts.learn(spends)
 
     def _is_due(self, what: str, every_seconds: float) -> bool:
         now = self.clock.monotonic()

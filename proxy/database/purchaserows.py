@@ -43,6 +43,9 @@ class Written(NamedTuple):
 
 # The statements of every purchase are made once: making one takes SQLAlchemy two or three times as long as running it.
 _SPENDS = select(*(SPENDS.c[each.name] for each in fields(Spend)))
+_MARK = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+# `age` and not a comparison: transaction ids of rows have 32 bits and begin again.
+_CHANGED = _SPENDS.where(text("age(xmin) <= age(CAST(:since AS xid))"))
 _LOCK_SPEND = _SPENDS.where(SPENDS.c.holder_id == bindparam("holder")).with_for_update()
 _LOCK_BOTH = (
     _SPENDS.where(or_(SPENDS.c.holder_id == bindparam("key"), SPENDS.c.holder_id == bindparam("team")))
@@ -168,6 +171,22 @@ def spent(connection: Connection, key_id: str | None, team_id: str | None) -> Ma
 
 def spends(connection: Connection) -> Sequence[Spend]:
     return [Spend(*row) for row in connection.execute(_SPENDS)]
+
+
+def spends_since(connection: Connection, mark: int | None) -> tuple[Sequence[Spend], int | None]:
+    """What was committed since an earlier call gave this mark, and perhaps more; all without one. And the next mark.
+
+    The mark is the oldest transaction that was open then: whatever it or a later one wrote may not have been seen, however
+    late it is committed. SQLite has no such thing, and is read whole.
+    """
+    if connection.dialect.name != "postgresql":
+        return spends(connection), None
+    # First the mark, then the rows: what is committed in between is read twice, and never not at all.
+    next_mark: int = connection.execute(_MARK).scalar_one()
+    if mark is None or next_mark < mark:  # another server, which counts its own
+        return spends(connection), next_mark
+    changed = connection.execute(_CHANGED, {"since": str(mark & 0xFFFF_FFFF)})
+    return [Spend(*row) for row in changed], next_mark
 
 
 def probe(connection: Connection) -> None:

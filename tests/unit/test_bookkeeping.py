@@ -78,7 +78,7 @@ class Scene:
 
     def spent(self, holder: KeyRecord | TeamRecord) -> tuple[int, int]:
         """(settled, reserved)."""
-        found = {each.holder_id: each for each in self.books.spends()}[holder.id]
+        found = {each.holder_id: each for each in self.books.spends_since(None)[0]}[holder.id]
         return found.settled, found.reserved
 
     def everything(self) -> list[Any]:
@@ -201,7 +201,7 @@ def test_without_a_key_a_purchase_is_written_and_nobody_s_budget_asked(scene: Sc
     assert scene.books.open(made) == []
     assert scene.row(made) is not None
     assert not scene.close(made, cost=1).spends
-    assert scene.books.spends() == []
+    assert scene.books.spends_since(None)[0] == []
 
 
 @pytest.mark.parametrize("holder", ["key", "team"])
@@ -268,7 +268,7 @@ def test_the_team_that_a_key_belongs_to_now_pays(scene: Scene) -> None:
     assert row is not None
     assert row["team_id"] == present.id
     assert scene.spent(present) == (0, 6 * CENT)
-    assert former.id not in {each.holder_id for each in scene.books.spends()}
+    assert former.id not in {each.holder_id for each in scene.books.spends_since(None)[0]}
 
 
 def test_a_key_that_is_revoked_while_its_purchase_waits_for_the_budget_buys_nothing(scene: Scene) -> None:
@@ -613,7 +613,7 @@ def test_what_a_budget_counts_is_the_sum_of_its_window_s_purchases(
     for key in keys:
         scene.open(scene.keys.update_key(key.id, {"max_budget": None}, ACTOR), 0)
         scene.keys.update_team(team.id, {"max_budget": None}, ACTOR)
-    starts = {each.holder_id: each.window_start for each in scene.books.spends()}
+    starts = {each.holder_id: each.window_start for each in scene.books.spends_since(None)[0]}
     records: Sequence[KeyRecord | TeamRecord] = [scene.keys.get_team(team.id), *map(scene.keys.get_key, ids_of(keys))]
     for record in records:
         assert starts[record.id] == budget.window(record, scene.clock.wall())[0]
@@ -626,7 +626,7 @@ def ids_of(keys: Sequence[KeyRecord]) -> Sequence[str]:
 
 def assert_true_sums(scene: Scene) -> None:
     with scene.database.reading() as connection:
-        for spend in scene.books.spends():
+        for spend in scene.books.spends_since(None)[0]:
             holder = PURCHASES.c.team_id if spend.holder_id.startswith("team") else PURCHASES.c.key_id
             ours = (holder == spend.holder_id) & (PURCHASES.c.opened_at >= spend.window_start)
             cost = select(func.coalesce(func.sum(PURCHASES.c.cost), 0)).where(ours, PURCHASES.c.outcome != "open")

@@ -39,10 +39,11 @@ from proxy.ledger import (
     GIVEN_UP_SECONDS,
     RECOVER_SECONDS,
     REFRESH_SECONDS,
+    REREAD_SECONDS,
     Ledger,
 )
 from proxy.model import Holder
-from proxy.purchase import Closing, Ending, OpenPurchase, Order, Tallied
+from proxy.purchase import Closing, Ending, OpenPurchase, Order, Spend, Tallied
 from tests.support.clock import ManualClock
 from tests.support.ledger import bought
 
@@ -160,7 +161,11 @@ class Scene:
         return None if row is None else (row["outcome"], row["cost"])
 
     def spent(self, holder: Holder) -> tuple[int, int]:
-        return next((each.settled, each.reserved) for each in self.books.spends() if each.holder_id == holder.key.id)
+        return next(
+            (each.settled, each.reserved)
+            for each in self.books.spends_since(None)[0]
+            if each.holder_id == holder.key.id
+        )
 
     def tallies(self) -> Sequence[tuple[Any, ...]]:
         """(model, answers, images, tokens, saved)."""
@@ -436,7 +441,7 @@ async def test_an_opening_that_is_cancelled_in_the_air_is_not_written_any_more(s
             await opening
     await scene.idle()
     assert scene.row(order) is None
-    assert scene.books.spends() == []
+    assert scene.books.spends_since(None)[0] == []
     assert scene.ledger.in_flight() == 0
 
 
@@ -556,7 +561,7 @@ async def test_where_nobody_has_a_budget_rows_are_written_when_the_database_has_
     assert row is not None
     assert (row["opened_at"], row["closed_at"]) == (opened_at, opened_at + 5)
     assert (ledger.waiting(), problem(ledger)) == (0, None)
-    assert scene.books.spends() == []
+    assert scene.books.spends_since(None)[0] == []
 
 
 async def test_a_best_effort_row_whose_answer_was_lost_is_written_once(scene: Scene) -> None:
@@ -832,6 +837,31 @@ async def test_what_other_processes_spend_is_heard_of(scene: Scene) -> None:
     scene.clock.advance(REFRESH_SECONDS)
     await scene.ledger.tend()
     assert scene.ledger.accounts.spent(holder.key) == Decimal("0.05")
+
+
+async def test_only_what_changed_is_asked_for_except_after_a_failure_and_now_and_then(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+
+    def since(_: Books, mark: int | None) -> tuple[Sequence[Spend], int | None]:
+        asked.append(mark)
+        return [], len(asked)
+
+    async def refresh(after_seconds: float = REFRESH_SECONDS) -> int | None:
+        scene.clock.advance(after_seconds)
+        await scene.ledger.tend()
+        return asked[-1]
+
+    monkeypatch.setattr(Books, "spends_since", since)
+    assert [await refresh() for _ in range(3)] == [None, 1, 2]
+    with scene.losing_answers():
+        assert await refresh() == 3
+        assert await refresh() is None
+    assert [await refresh() for _ in range(2)] == [None, 6]
+    assert await refresh(REREAD_SECONDS) is None
+    assert [await refresh() for _ in range(2)] == [8, 9]
+    assert len(asked) == 10
 
 
 @pytest.mark.parametrize("strict", [True, False])

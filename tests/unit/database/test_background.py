@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -71,6 +71,20 @@ async def reason(database: BackgroundDatabase, work: Callable[[Database], object
     return caught.value.reason
 
 
+async def reasons_of_hanging(
+    database: BackgroundDatabase, blocked: Blocked, times: int = 1, then: Sequence[Callable[[Database], object]] = ()
+) -> set[str]:
+    """The same, of work that hangs before it is given up on, however slow the machine is, and of other work asked for after
+    it: until the threads have begun, the event loop stands still, and with it every deadline.
+    """
+    works: list[Callable[[Database], object]] = [*[blocked] * times, *then]
+    waiting = [asyncio.create_task(reason(database, each)) for each in works]
+    await asyncio.sleep(0)  # all have been asked for
+    for _ in range(times):
+        assert blocked.begun.acquire(timeout=20)
+    return set(await asyncio.gather(*waiting))
+
+
 async def until(is_so: Callable[[], T]) -> T:
     """Turns the event loop until something that a thread does has been heard of."""
     async with asyncio.timeout(20):
@@ -109,7 +123,7 @@ async def test_what_hangs_is_given_up_and_everybody_else_goes_on(
     database: BackgroundDatabase, blocked: Blocked
 ) -> None:
     for _ in range(THREADS - 1):
-        assert await reason(database, blocked) == "it does not answer"
+        assert await reasons_of_hanging(database, blocked) == {"it does not answer"}
         assert database.problem == "it does not answer"
     database._deadline_seconds = 20
     assert await database.run(revision) == 0
@@ -120,7 +134,7 @@ async def test_while_every_thread_hangs_nobody_waits_and_then_all_is_well_again(
     database: BackgroundDatabase, blocked: Blocked
 ) -> None:
     for _ in range(THREADS):
-        await reason(database, blocked)
+        await reasons_of_hanging(database, blocked)
     database._deadline_seconds = 1000
     done: list[Database] = []
     for _ in range(3):
@@ -138,9 +152,7 @@ async def test_work_that_was_given_up_on_before_it_began_is_never_done(
     database: BackgroundDatabase, blocked: Blocked
 ) -> None:
     done: list[Database] = []
-    many = [asyncio.create_task(reason(database, blocked)) for _ in range(THREADS)]
-    many += [asyncio.create_task(reason(database, done.append)) for _ in range(10)]
-    assert set(await asyncio.gather(*many)) == {"it does not answer"}
+    assert await reasons_of_hanging(database, blocked, THREADS, [done.append] * 10) == {"it does not answer"}
     assert database._hanging == THREADS
     blocked.go.set()
     await until(lambda: not database._hanging)
@@ -167,10 +179,11 @@ async def test_callers_who_leave_do_not_make_a_database_unavailable(
 
 
 async def test_what_hangs_after_its_caller_left_is_found_out(database: BackgroundDatabase, blocked: Blocked) -> None:
+    database._deadline_seconds = 20
     leaving = [asyncio.create_task(database.run(blocked)) for _ in range(THREADS)]
-    database._deadline_seconds = SOON
     for _ in leaving:
         await until(lambda: blocked.begun.acquire(blocking=False))
+    database._deadline_seconds = SOON
     for each in leaving:
         each.cancel()
     await until(lambda: database._hanging == THREADS)
@@ -297,9 +310,7 @@ async def test_threads_beside_others_share_the_database_and_nothing_else(
 ) -> None:
     beside = database.beside(threads=1)
     beside._deadline_seconds = 20
-    for _ in range(THREADS):
-        with pytest.raises(DatabaseUnavailable):
-            await database.run(blocked)
+    await reasons_of_hanging(database, blocked, THREADS)
     await beside.run(revision)  # not held up
     path.unlink()
     with pytest.raises(DatabaseUnavailable):
