@@ -31,6 +31,9 @@ logger = logging.getLogger("imagegate")
 
 FLUSH_SECONDS = 1.0
 REFRESH_SECONDS = 10.0
+REFRESHES_THAT_OVERLAP = 3
+"""So often each change is read. The answer to a purchase of our own may come late, by what a database is waited for, and
+bring a sum that is older than the one that was read meanwhile: then there is a refresh to come that puts it right."""
 REREAD_SECONDS = 600.0
 """So often what others spent is read whole, whatever the database says has changed."""
 RECOVER_SECONDS = 30.0
@@ -86,6 +89,10 @@ class _Unwritten(NamedTuple):
     purchase: Purchase
 
 
+def _no_marks() -> deque[int | None]:
+    return deque([None] * REFRESHES_THAT_OVERLAP, REFRESHES_THAT_OVERLAP)
+
+
 @dataclass(slots=True)
 class Ledger:
     """`strict`: no purchase without its row. `look_up` finds what an open purchase brought, in the store."""
@@ -109,8 +116,8 @@ class Ledger:
     """Expired leases that were seen the last time: whose process lives would have renewed them since."""
     _fault: str | None = field(default=None, init=False)
     """Why the last writing failed, if it did."""
-    _mark: int | None = field(default=None, init=False)
-    """Up to where the others' spends have been read; None: not at all, or not for sure."""
+    _marks: deque[int | None] = field(default_factory=_no_marks, init=False)
+    """Up to where the others' spends were read by the last refreshes; None: not at all, or not for sure."""
     _due: dict[str, float] = field(default_factory=dict, init=False)
     _tending: "asyncio.Task[None] | None" = field(default=None, init=False)
 
@@ -390,11 +397,13 @@ class Ledger:
             del self._due["forget"]  # there may be more
 
     async def _refresh(self) -> None:
-        """What other processes have spent since the last time."""
-        mark = None if self._is_due("reread", REREAD_SECONDS) else self._mark
-        self._mark = None  # after a failure everything is read: it may be another server
-        spends, self._mark = await self._run(lambda books: books.spends_since(mark))
+        """What other processes have spent since the refresh before the two before this."""
+        marks = _no_marks() if self._is_due("reread", REREAD_SECONDS) else self._marks
+        self._marks = _no_marks()  # after a failure everything is read: it may be another server
+        spends, mark = await self._run(lambda books: books.spends_since(marks[0]))
         self.accounts.learn(spends)
+        marks.append(mark)
+        self._marks = marks
 
     def _is_due(self, what: str, every_seconds: float) -> bool:
         now = self.clock.monotonic()

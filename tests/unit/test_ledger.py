@@ -18,7 +18,7 @@ from sqlalchemy import select
 from proxy import ledger as ledger_module
 from proxy.accounts import Accounts
 from proxy.bookkeeping import Books
-from proxy.database.background import THREADS, BackgroundDatabase
+from proxy.database.background import DEADLINE_SECONDS, THREADS, BackgroundDatabase
 from proxy.database.engine import Database
 from proxy.database.tables import PURCHASES, TALLIES
 from proxy.errors import (
@@ -39,6 +39,7 @@ from proxy.ledger import (
     GIVEN_UP_SECONDS,
     RECOVER_SECONDS,
     REFRESH_SECONDS,
+    REFRESHES_THAT_OVERLAP,
     REREAD_SECONDS,
     Ledger,
 )
@@ -854,14 +855,19 @@ async def test_only_what_changed_is_asked_for_except_after_a_failure_and_now_and
         return asked[-1]
 
     monkeypatch.setattr(Books, "spends_since", since)
-    assert [await refresh() for _ in range(3)] == [None, 1, 2]
+    assert [await refresh() for _ in range(5)] == [None, None, None, 1, 2]
     with scene.losing_answers():
         assert await refresh() == 3
         assert await refresh() is None
-    assert [await refresh() for _ in range(2)] == [None, 6]
+    assert [await refresh() for _ in range(4)] == [None, None, None, 8]
     assert await refresh(REREAD_SECONDS) is None
-    assert [await refresh() for _ in range(2)] == [8, 9]
-    assert len(asked) == 10
+    assert [await refresh() for _ in range(3)] == [None, None, 12]
+    assert len(asked) == 15
+
+
+def test_a_change_is_read_again_for_as_long_as_an_answer_of_our_own_may_be_on_its_way() -> None:
+    """Such an answer brings an older sum, which would hide what was read until somebody buys again."""
+    assert (REFRESHES_THAT_OVERLAP - 1) * REFRESH_SECONDS > DEADLINE_SECONDS
 
 
 @pytest.mark.parametrize("strict", [True, False])
