@@ -84,7 +84,7 @@ class _String:
     def __init__(self, start: int) -> None:
         self.start = start
         self.length = 0
-        self._rest = b""
+        self._rest = bytearray()
         """Fewer than four characters; of a string that is not long yet, all of it."""
         self._size = 0
         self._head = b""
@@ -101,13 +101,13 @@ class _String:
             return
         if self._rest:
             missing = -len(self._rest) % 4
-            first, piece = self._rest + bytes(piece[:missing]), piece[missing:]
-            if len(first) % 4:
-                self._rest = first
+            self._rest += piece[:missing]
+            piece = piece[missing:]
+            if len(self._rest) % 4:
                 return
-            self._decode(first)
+            self._decode(self._rest)
         whole = len(piece) - len(piece) % 4
-        self._rest = bytes(piece[whole:])
+        self._rest = bytearray(piece[whole:])
         if whole:
             self._decode(piece[:whole])
 
@@ -116,7 +116,7 @@ class _String:
             return None
         return Decoded(self._size, self._head)
 
-    def _decode(self, characters: bytes | memoryview) -> None:
+    def _decode(self, characters: bytearray | memoryview) -> None:
         try:
             content = pybase64.b64decode(characters, validate=True)
         except ValueError:

@@ -246,7 +246,10 @@ class Store:
         if load is None:
             self._loads[key] = load = asyncio.create_task(self._load(key, promote=True), name="load")
             load.add_done_callback(partial(self._loaded, key))
-        return await asyncio.shield(load)
+        try:
+            return await asyncio.shield(load)
+        finally:
+            del load  # else a failure and this frame hold each other, and with them what was read, until the next gc
 
     async def _load(self, key: str, *, promote: bool) -> Entry | None:
         read = await self._run(self._read, key, promote)
@@ -315,7 +318,12 @@ class Store:
             running = asyncio.get_running_loop().run_in_executor(self.executor, work, *values)
         except RuntimeError as error:
             raise StoreError("the store is closed") from error
-        return await running
+        try:
+            return await running
+        finally:
+            del (
+                running
+            )  # else a failure and this frame hold each other, and its own frames hold buffers and descriptors
 
     async def _keep_tending(self) -> None:
         polls = 0

@@ -8,6 +8,7 @@ import ctypes
 import mmap
 import weakref
 from collections import deque
+from contextlib import suppress
 
 KEPT_FROM_BYTES = 1 << 18
 """Smaller ones are not worth it, and are exactly as large as was asked for."""
@@ -117,8 +118,9 @@ def _mapped(size_bytes: int) -> mmap.mmap | None:
     """Anonymous memory, because it goes back to the system at once, where the heap would keep it."""
     try:
         mapping = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if size_bytes >= HUGE_PAGE_BYTES:
-            mapping.madvise(mmap.MADV_HUGEPAGE)
     except OSError:
         return None  # the system has less to give than we may use
+    if size_bytes >= HUGE_PAGE_BYTES:
+        with suppress(OSError):  # a kernel without them: it was only asked
+            mapping.madvise(mmap.MADV_HUGEPAGE)
     return mapping

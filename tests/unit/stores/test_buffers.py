@@ -1,11 +1,12 @@
 """Memory is counted as long as anybody can see it, is used again only then, and never passes the limit."""
 
+import mmap
 import random
 import threading
 
 import pytest
 
-from proxy.stores.buffers import KEPT_FROM_BYTES, Buffers
+from proxy.stores.buffers import HUGE_PAGE_BYTES, KEPT_FROM_BYTES, Buffers
 
 LARGE = 4 * KEPT_FROM_BYTES
 LIMIT = 10 * LARGE
@@ -126,3 +127,8 @@ def test_views_may_be_dropped_in_any_thread() -> None:
         for thread in threads:
             thread.join()
         assert buffers.lent_bytes == 0
+
+
+def test_a_kernel_without_large_pages_lends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", -1)
+    assert len(lend(Buffers(LIMIT), HUGE_PAGE_BYTES)) == HUGE_PAGE_BYTES
