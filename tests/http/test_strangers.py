@@ -102,9 +102,9 @@ async def test_a_model_with_an_endless_name_does_not_exist(proxy: Gate, upstream
 
 def test_a_long_text_is_cut_before_it_is_searched_for_secrets() -> None:
     same = Same(method="POST", route="/", status=400, model="bearer " * 142_000)
-    began = time.perf_counter()
+    began = time.thread_time()
     accessline.told(same)
-    assert time.perf_counter() - began < 0.02  # it took a tenth of a second and more on the event loop
+    assert time.thread_time() - began < 0.02  # it took a tenth of a second and more on the event loop
 
 
 async def test_fifty_thousand_adjustments_are_told_in_a_header_that_fits(

@@ -351,11 +351,11 @@ def test_ten_thousand_keys_are_read_and_found_without_delay() -> None:
     keys = [key(number, team_id=f"team_{number % 100}") for number in range(10_000)]
     teams = [team(str(number)) for number in range(100)]
     keyring = Keyring()
-    started = time.perf_counter()
+    started = time.thread_time()
     keyring.replace(keys, teams)
-    loaded = time.perf_counter()
+    loaded = time.thread_time()
     for text in texts:
         keyring.find(text, NOW)
-    found = time.perf_counter()
+    found = time.thread_time()
     assert loaded - started < 0.5
     assert (found - loaded) / len(texts) < 50e-6

@@ -121,9 +121,9 @@ def test_a_lifetime_of_ones_own_that_is_no_number_is_refused(value: str) -> None
 def test_a_header_written_to_burn_time_burns_none(control: str) -> None:
     quickest = 1.0
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.thread_time()
         directives({"cache-control": control})
-        quickest = min(quickest, time.perf_counter() - began)
+        quickest = min(quickest, time.thread_time() - began)
     assert quickest < 0.05
 
 

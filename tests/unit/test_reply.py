@@ -374,9 +374,9 @@ def test_twelve_megabytes_are_inspected_quickly_and_in_little_memory() -> None:
     look(body)
     quickest = 10.0
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.thread_time()
         look(body)
-        quickest = min(quickest, time.perf_counter() - began)
+        quickest = min(quickest, time.thread_time() - began)
     assert quickest < 0.3
     tracemalloc.start()
     try:
@@ -388,9 +388,9 @@ def test_twelve_megabytes_are_inspected_quickly_and_in_little_memory() -> None:
 
 def test_megabytes_with_an_escape_every_sixty_four_characters_take_no_time_either() -> None:
     body = b'{"data":[{"b64_json":"' + big(4_000_000).replace(b"/", b"\\/") + b'"}]}'
-    began = time.perf_counter()
+    began = time.thread_time()
     (image,) = look(body).images
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1
     assert image.escaped
 
 

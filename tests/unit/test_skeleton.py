@@ -139,9 +139,9 @@ def test_a_text_that_is_no_object_is_refused_as_strict_json_is() -> None:
 @pytest.mark.parametrize("filler", [b"\\\\", b"A", b"\\/"])
 def test_sixty_four_megabytes_of_one_string_are_walked_quickly(filler: bytes) -> None:
     text = b'{"a":"' + filler * ((64 << 20) // len(filler)) + b'"}'
-    began = time.perf_counter()
+    began = time.thread_time()
     skeleton = of(text)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
     (start, stop), _ = skeleton.take(0)
     assert stop - start == len(text) - 8
 

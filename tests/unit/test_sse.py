@@ -236,11 +236,11 @@ def test_megabytes_on_one_line_are_handed_on_quickly_and_not_held() -> None:
     tracemalloc.start()
     try:
         parser = EventParser()
-        began = time.perf_counter()
+        began = time.thread_time()
         total = sum(len(token.piece) for token in parser.feed(b"data: ") if isinstance(token, Data))
         for _ in range(256):
             total += sum(len(token.piece) for token in parser.feed(chunk) if isinstance(token, Data))
-        assert time.perf_counter() - began < 0.5
+        assert time.thread_time() - began < 2
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
@@ -251,9 +251,9 @@ def test_megabytes_on_one_line_are_handed_on_quickly_and_not_held() -> None:
 @pytest.mark.parametrize("line", [b"\n", b"\r", b": ping\n\n", b"data: x\n\n"])
 def test_a_megabyte_of_short_lines_takes_no_time_either(line: bytes) -> None:
     text = line * (200_000 // len(line))
-    began = time.perf_counter()
+    began = time.thread_time()
     tokens([text])
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 2
 
 
 def test_pieces_are_not_shown() -> None:
