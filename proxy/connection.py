@@ -31,6 +31,8 @@ _CHUNKED = b"\r\ntransfer-encoding: chunked\r\n"
 MAX_DROPPED_BYTES = 2 * 2**20
 """Of what is still read, for the sake of our answer, from a peer that was sent off because it does not keep to HTTP."""
 _OFFERS = (b"upgrade", b"http2-settings")
+GATHERED_WINDOWS = 4
+"""Written at once on the spot: the kernel takes what it can, and the rest are views. TLS would make a copy of each."""
 MAX_UNANSWERED = 16
 """Requests on one connection whose answers are not out. One read may hold thousands of small ones."""
 
@@ -74,6 +76,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._is_encrypted = transport.get_extra_info("sslcontext") is not None
         self._uptake = Uptake(transport, self.loop, self._limits.send_timeout_seconds)
         # What an answer is written to: the transport, but for its end, which is ours to decide.
         self._outlet = SimpleNamespace(
@@ -202,18 +205,22 @@ class Connection(HttpToolsProtocol):
         return True
 
     def _write_on(self, head: bytes = b"") -> None:
-        """Window by window, until the peer takes no more; then its taking calls again."""
+        """Some windows at a time, until the peer takes no more; then its taking calls again."""
         reply = self._reply
         assert reply is not None
-        while (window := reply.window()) is not None:
-            self.transport.writelines([head, window] if head else [window])
+        count = 1 if self._is_encrypted else GATHERED_WINDOWS
+        while windows := reply.windows(count):
+            self.transport.writelines([head, *windows] if head else windows)
             head = b""
             if self.transport.is_closing():
                 return  # the peer was gone; `connection_lost` says so
+            reply.untaken_bytes = self.transport.get_write_buffer_size()
             if self.flow.write_paused:
                 self.transport.pause_reading()  # what comes next is read when this is out
                 self._settle()
                 return
+            if len(windows) < count:
+                break
         self._reply = None
         self._busy_at = self.loop.time()
         reply.end()

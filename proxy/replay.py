@@ -12,6 +12,7 @@ What is kept of a request is its digest, and what was understood of it; no crede
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import islice
 from typing import NamedTuple
 
 from starlette.types import Scope
@@ -79,18 +80,18 @@ class Reply:
     _call: Call
     _heard: Heard
     _recorder: Recorder
+    untaken_bytes: int = 0
+    """Of what was given out, what waited for the peer when last looked at."""
 
     @property
     def _operation(self) -> str:
         return self._heard.ask.first.request.operation.value
 
-    def window(self) -> bytes | memoryview | None:
-        """The next bytes of the body, None behind the last ones."""
-        window = next(self._windows, None)
-        content = window if window is None or isinstance(window, bytes) else self._body.view(*window)
-        if content is not None:
-            self._call.sent_bytes += len(content)
-        return content
+    def windows(self, count: int) -> list[bytes | memoryview]:
+        """The next pieces of the body, so many at most; none behind the last one."""
+        every = [each if isinstance(each, bytes) else self._body.view(*each) for each in islice(self._windows, count)]
+        self._call.sent_bytes += sum(map(len, every))
+        return every
 
     def begin(self) -> None:
         """From now on a client is being served from this memory."""
@@ -102,7 +103,9 @@ class Reply:
         self._body.readers -= 1
         self._recorder.metrics.finished(self._operation)
         self._call.gone = is_gone
-        if not is_gone:
+        if is_gone:
+            self._call.sent_bytes -= self.untaken_bytes
+        else:
             self._call.told = self._heard.told_of(self._call)
         self._recorder.close(self._call)
 
