@@ -99,7 +99,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measures imagegate beside its peers.")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="about three minutes (the default)")
-    length.add_argument("--full", action="store_true", help="about half an hour")
+    length.add_argument("--full", action="store_true", help="twenty to thirty minutes")
     parser.add_argument("--only", type=_names, default=[], metavar="NAME,...", help="groups, or parts of names")
     parser.add_argument("--systems", type=_names, default=list(plan.ALL), metavar="NAME,...")
     parser.add_argument("--rounds", type=int, help="rounds of every workload")

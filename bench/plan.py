@@ -85,7 +85,7 @@ def quick() -> Plan:
 
 
 def full() -> Plan:
-    """About half an hour: everything."""
+    """Twenty to thirty minutes: everything."""
     return Plan(
         "full",
         (
