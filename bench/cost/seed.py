@@ -21,7 +21,7 @@ def seed(directory: Path, count: int, dice: random.Random) -> None:
     """Rows and files as the store would have made them, as far as it looks at them before they are asked for."""
     if not count:
         return
-    genuine = next(name for name, _ in sweeper.value_files(directory))
+    genuine = next(sweeper.value_files(directory))
     metadata = entryfile.read_metadata(directory / genuine)
     size = (directory / genuine).stat().st_size
     began = SystemClock().wall() - AGE_SECONDS

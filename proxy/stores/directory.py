@@ -115,7 +115,7 @@ class CacheDirectory:
                 if isinstance(row, Row):
                     known.add(row.filename)
             # Listed before the rows are read again: an entry published meanwhile is no orphan.
-            files = [name for name, _ in sweeper.value_files(self._path)]
+            files = list(sweeper.value_files(self._path))
             known |= {row.filename for row in index.rows() if isinstance(row, Row)}
         return Verification(sound, tuple(damaged), tuple(missing), tuple(name for name in files if name not in known))
 

@@ -30,17 +30,14 @@ _FOLDER_NAMES = 10
 """Listing a folder takes as long as so many names in it."""
 
 
-def value_files(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file that has the name of an entry, as (path below `directory`, stat)."""
+def value_files(directory: Path) -> Iterator[str]:
+    """Every file that has the name of an entry, by its path below `directory`."""
     for first in _directories(directory):
         for second in _directories(Path(first.path)):
             for item in _listed(Path(second.path)):
                 name = f"{first.name}/{second.name}/{item.name}"
                 if is_value_path(name) and item.is_file(follow_symlinks=False):
-                    try:
-                        yield name, item.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
+                    yield name
 
 
 def sweep_spools(directory: Path, instance_id: str, *, now: float, age_seconds: float) -> int:
