@@ -19,7 +19,7 @@ import pybase64
 
 from proxy.errors import InvalidRequest, UpstreamInvalidResponse
 from proxy.model import EventMembers, ImageSpan, Usage
-from proxy.scan import Decoded, Scan
+from proxy.scan import HEAD_BYTES, Decoded, Scan
 from proxy.skeleton import WINDOW_BYTES, Member, Skeleton, Span, window
 
 MAX_TOKENS = 10**9
@@ -315,16 +315,17 @@ class _Item:
         prefix = _data_prefix_length(text)
         # The prefix `data:image\/png;base64,` may be escaped as well: measured as it stands.
         prefix_raw = _raw_length(view[start:stop], prefix) if escaped else prefix
-        decoded = self._skeleton.decoded(start, stop) if prefix == 0 else None
-        media_type, size = (
-            _known_image(decoded, self._place) if decoded else _checked_base64(text[prefix:], self._place)
-        )
+        seen = self._skeleton.decoded(start, stop) if prefix == 0 else None
+        decoded = seen or _checked_base64(text[prefix:], self._place)
+        media_type = media_type_of(decoded.head)
+        if media_type is None:
+            raise _refused(f"holds no known image format at {self._place}")
         span = ImageSpan(
             key=self._skeleton.raw((member.key_start, member.key_end)),
             value=(start + prefix_raw, stop),
             url=_cut(self._skeleton, self._url, member) if self._url is not member else None,
             media_type=media_type,
-            size=size,
+            size=decoded.size,
             escaped=escaped,
         )
         return span, self._edits(member, start, start + prefix_raw)
@@ -369,13 +370,12 @@ def _raw_length(text: memoryview, characters: int) -> int:
     return sum(len(spelling.group()) for spelling in islice(_CHARACTER.finditer(head), characters))
 
 
-def _checked_base64(text: memoryview, place: str) -> tuple[str, int]:
-    """Media type and size in bytes of an image, after every character of its base64 was checked (RFC 4648 §4)."""
+def _checked_base64(text: memoryview, place: str) -> Decoded:
+    """What a text stands for, after every character of its base64 was checked (RFC 4648 §4)."""
     broken = _refused(f"holds damaged base64 at {place}")
     if len(text) == 0 or len(text) % 4:
         raise broken
-    size = 0
-    media_type: str | None = None
+    size, head = 0, b""
     for start in range(0, len(text), WINDOW_BYTES):
         content = window(text, start)
         last = start + WINDOW_BYTES >= len(text)
@@ -386,19 +386,9 @@ def _checked_base64(text: memoryview, place: str) -> tuple[str, int]:
         except ValueError as error:
             raise broken from error
         if start == 0:
-            media_type = media_type_of(decoded[:256])
+            head = decoded[:HEAD_BYTES]
         size += len(decoded)
-    if media_type is None:
-        raise _refused(f"holds no known image format at {place}")
-    return media_type, size
-
-
-def _known_image(decoded: Decoded, place: str) -> tuple[str, int]:
-    """The same of base64 that was found sound before."""
-    media_type = media_type_of(decoded.head)
-    if media_type is None:
-        raise _refused(f"holds no known image format at {place}")
-    return media_type, decoded.size
+    return Decoded(size, head)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

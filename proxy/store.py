@@ -86,7 +86,7 @@ class Store:
 
     async def swept(self) -> None:
         """Returns when the first sweep after the start is over. Nobody who is served waits for it: it looks at every entry,
-        and a million of them take about ten seconds."""
+        and a million of them take some seconds."""
         await self._is_swept.wait()
 
     async def close(self) -> None:
@@ -249,7 +249,7 @@ class Store:
         try:
             return await asyncio.shield(load)
         finally:
-            del load  # else a failure and this frame hold each other, and with them what was read, until the next gc
+            del load  # as in `_run`
 
     async def _load(self, key: str, *, promote: bool) -> Entry | None:
         read = await self._run(self._read, key, promote)
@@ -321,9 +321,8 @@ class Store:
         try:
             return await running
         finally:
-            del (
-                running
-            )  # else a failure and this frame hold each other, and its own frames hold buffers and descriptors
+            # Else a failure and this frame hold each other, and the failure's frames hold buffers and descriptors.
+            del running
 
     async def _keep_tending(self) -> None:
         polls = 0
