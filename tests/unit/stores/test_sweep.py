@@ -256,7 +256,8 @@ async def test_a_damaged_row_whose_place_was_taken_meanwhile_stays(tmp_path: Pat
 async def test_a_sweep_ends_when_the_store_is_closed(tmp_path: Path) -> None:
     """Where each file has its row nothing is asked of the index any more, and nobody would tell it."""
     async with bench(tmp_path, memory_bytes=0) as b:
-        await b.put(1)
+        for number in (1, 3, 4, 5):  # their folders are chosen by chance: one of them comes behind the first
+            await b.put(number)
     index = Index(tmp_path)
     listed: list[DamagedRowError | Row] = []
 
